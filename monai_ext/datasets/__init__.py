@@ -1,0 +1,1 @@
+"""Raw folders become a checked list of cases."""

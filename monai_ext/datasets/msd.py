@@ -1,0 +1,300 @@
+"""Datasets in the format of the Medical Segmentation Decathlon or of nnU-Net v2: `dataset.json` and its file list."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from monai_ext.datasets.file_names import IMAGE_ENDINGS, image_ending, is_hidden, name_without_ending, split_channel
+from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
+from monai_ext.errors import InputError, Problems
+
+IGNORE = "ignore"
+
+
+class _ListedCase(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    image: StrictStr | list[StrictStr]
+    label: StrictStr | None = None
+
+
+class _Description(BaseModel):
+    """Fields of `dataset.json` that are used; others are free."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: StrictStr | None = None
+    tensorImageSize: StrictStr | None = None  # noqa: N815 (the format's own name)
+    modality: dict[str, StrictStr] | list[StrictStr] | None = None
+    channel_names: dict[str, StrictStr] | list[StrictStr] | None = None
+    labels: dict[str, StrictInt | StrictFloat | StrictStr | list[StrictInt]] = Field(min_length=2)
+    numTraining: StrictInt | None = None  # noqa: N815
+    training: list[_ListedCase] | None = None
+    test: list[StrictStr | _ListedCase] = []
+    file_ending: StrictStr | None = None
+
+
+def read_msd(folder: Path) -> SegmentationDataset:
+    """Read `dataset.json` and check that it and the files it lists fit together; no image is opened.
+
+    Both forms are understood: the Decathlon's (`modality`, `labels: {"0": "background"}`, a `training` list whose
+    images may be one file or one file per channel) and nnU-Net v2's (`channel_names`, `labels: {"background": 0}`,
+    no list: `imagesTr/CASE_0000.nii.gz` and `labelsTr/CASE.nii.gz`).
+
+    Returns:
+        The dataset; case names are file names without ending and channel number.
+
+    Raises:
+        InputError: one error with all problems found.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    problems = Problems(f"dataset {folder}")
+    channels = _channels(description, problems)
+    labels, ignore_label = _labels(description, problems)
+    spatial_dims = _spatial_dims(description, problems)
+    if description.training is None:
+        training = _find_cases(folder, "imagesTr", "labelsTr", description.file_ending, len(channels), problems)
+        test = _find_cases(folder, "imagesTs", None, description.file_ending, len(channels), problems)
+    else:
+        training = [
+            case for entry in description.training if (case := _listed(folder, entry, True, channels, problems))
+        ]
+        test = [case for entry in description.test if (case := _listed(folder, entry, False, channels, problems))]
+        listed = len(description.training)
+        if not listed:
+            problems.add("dataset.json", "'training' is empty", "list at least two cases with image and label")
+        elif listed == 1:
+            problems.add("dataset.json", "'training' has one case, no case is left to validate on", "list two or more")
+        if description.numTraining not in (None, listed):
+            problems.add(
+                "dataset.json",
+                f"numTraining is {description.numTraining}, but 'training' lists {listed} cases",
+                f"set it to {listed} or remove it",
+            )
+    _check_unique([*training, *test], problems)
+    problems.raise_if_any()
+    return SegmentationDataset(
+        name=description.name or folder.resolve().name,
+        root=folder,
+        channels=channels,
+        labels=labels,
+        training=tuple(sorted(training, key=lambda case: case.name)),
+        test=tuple(sorted(test, key=lambda case: case.name)),
+        spatial_dims=spatial_dims,
+        ignore_label=ignore_label,
+    )
+
+
+def _read_description(folder: Path) -> _Description:
+    if not folder.is_dir():
+        near = _nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
+        raise InputError(f"{folder}: dataset folder does not exist{near}. Cure: correct the path (key dataset_dir)")
+    path = folder / "dataset.json"
+    if not path.is_file():
+        inside = [p.parent.name for p in sorted(folder.glob("*/dataset.json"))]
+        hint = f"; did you mean {folder / inside[0]}?" if inside else ""
+        raise InputError(
+            f"{folder}: has no dataset.json{hint}. Cure: write one in the format of the Medical Segmentation "
+            "Decathlon, with modality, labels and training"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON, line {error.lineno}, column {error.colno}: {error.msg}. Cure: correct that place"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}). Cure: save it as UTF-8") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be an object {{...}}, found {type(content).__name__}. Cure: see the Decathlon")
+    try:
+        return _Description.model_validate(content)
+    except ValidationError as error:
+        problems = Problems(str(path))
+        for where, what in _validation_lines(error):
+            problems.add(where, what, "correct it as in the Decathlon's dataset.json")
+        problems.raise_if_any()
+        raise
+
+
+def _validation_lines(error: ValidationError) -> list[tuple[str, str]]:
+    """One line per field: the alternatives of a union that did not fit are joined."""
+    by_field: dict[str, tuple[list[str], Any]] = {}
+    for detail in error.errors():
+        # names of the alternatives of a union ("str", "list[str]", "_ListedCase") are no part of the person's file
+        place = [str(p) for p in detail["loc"] if not str(p).startswith(("str", "int", "float", "list[", "dict[", "_"))]
+        key = ".".join(place[:3])
+        messages, _ = by_field.setdefault(key, ([], detail.get("input")))
+        messages.append(detail["msg"])
+    lines = []
+    for key, (messages, value) in by_field.items():
+        missing = messages == ["Field required"]
+        found = "" if missing else f", found {_short(value)}"
+        lines.append((key, ("is missing" if missing else " or ".join(dict.fromkeys(messages))) + found))
+    return lines
+
+
+def _channels(description: _Description, problems: Problems) -> tuple[str, ...]:
+    field = "channel_names" if description.channel_names is not None else "modality"
+    value = description.channel_names if description.channel_names is not None else description.modality
+    if not value:
+        problems.add("dataset.json", "has neither 'modality' nor 'channel_names'", 'add "modality": {"0": "MRI"}')
+        return ("unknown",)
+    if isinstance(value, list):
+        return tuple(value)
+    if set(value) != {str(i) for i in range(len(value))}:
+        problems.add(
+            f"dataset.json: {field}",
+            f"channels must be numbered '0' to '{len(value) - 1}', found {', '.join(value)}",
+            "number them without gaps",
+        )
+        return tuple(value.values())
+    return tuple(value[str(i)] for i in range(len(value)))
+
+
+def _labels(description: _Description, problems: Problems) -> tuple[dict[str, int], int | None]:
+    where, labels = "dataset.json: labels", dict[str, int]()
+    regions = [name for name, value in description.labels.items() if isinstance(value, list)]
+    if regions:
+        problems.add(
+            where,
+            f"regions are not supported yet, found lists for {', '.join(regions)}",
+            "give each class one integer; regions can be joined from the prediction",
+        )
+        return {}, None
+    numbers_first = all(isinstance(value, str) and not _is_integer(value) for value in description.labels.values())
+    for key, value in description.labels.items():
+        name, number = (str(value), key) if numbers_first else (key, str(value))
+        if not _is_integer(number):
+            problems.add(where, f"value of '{name}' must be an integer, found {number}", "number the classes from 0")
+        elif name in labels:
+            problems.add(where, f"two classes are named '{name}'", "rename one")
+        else:
+            labels[name] = int(number)
+    values = sorted(labels.values())
+    if len(labels) == len(description.labels) and values != list(range(len(values))):
+        problems.add(
+            where,
+            f"values must be consecutive from 0, found {', '.join(map(str, values))}",
+            "renumber the classes, in dataset.json and in the label files",
+        )
+    ignore = labels.get(IGNORE)
+    if ignore is not None and ignore != max(values):
+        problems.add(where, f"'ignore' must have the highest value, found {ignore}", "renumber the classes")
+    return dict(sorted(labels.items(), key=lambda item: item[1])), ignore
+
+
+def _spatial_dims(description: _Description, problems: Problems) -> int:
+    size = (description.tensorImageSize or "3D").strip().upper()
+    if size not in ("2D", "3D", "4D"):
+        problems.add("dataset.json", f"tensorImageSize must be 2D, 3D or 4D, found {size}", "3D for volumes")
+    return 2 if size == "2D" else 3  # 4D: volumes with several channels in one file
+
+
+def _listed(
+    folder: Path, entry: _ListedCase | str, labelled: bool, channels: tuple[str, ...], problems: Problems
+) -> Case | None:
+    if isinstance(entry, str):
+        entry = _ListedCase(image=entry)
+    listed = [entry.image] if isinstance(entry.image, str) else entry.image
+    if not listed:
+        problems.add("dataset.json", "a case has an empty list of images", "name its files or remove it")
+        return None
+    name = name_without_ending(Path(listed[0]))
+    if len(listed) > 1 or _is_channel_of(folder, entry.label, name):
+        name = split_channel(name)[0]
+    if len(listed) > 1 and len(listed) != len(channels):
+        problems.add(name, f"lists {len(listed)} images, dataset.json names {len(channels)} channels", "list one each")
+    images = [_checked_file(folder, text, problems) for text in listed]
+    label = None
+    if labelled and entry.label is None:
+        problems.add(name, "is a training case without 'label'", "name its label file or move it to 'test'")
+    elif labelled and entry.label is not None:
+        label = _checked_file(folder, entry.label, problems)
+    return Case(name, tuple(images), label)
+
+
+def _is_channel_of(folder: Path, label: str | None, image_name: str) -> bool:
+    """`CASE_0000` is channel 0 of `CASE` if the label is called `CASE`; else the number belongs to the name."""
+    case, channel = split_channel(image_name)
+    return channel == 0 and label is not None and name_without_ending(Path(label)) == case
+
+
+def _checked_file(folder: Path, text: str, problems: Problems) -> Path:
+    path = folder / text
+    if Path(text).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        problems.add(text, "leaves the dataset folder", "copy the file into the folder and list it relative to that")
+    elif not path.exists():
+        siblings = [p.name for p in path.parent.iterdir() if not is_hidden(p)] if path.parent.is_dir() else []
+        near = _nearest(path.name, siblings) if siblings else f": folder {path.parent.name} is missing or empty"
+        problems.add(text, f"is listed but does not exist{near}", "restore the file or remove the entry")
+    elif path.is_file() and not image_ending(path):
+        problems.add(text, "has an unknown image format", f"convert to one of {', '.join(IMAGE_ENDINGS)}")
+    return folder / Path(text)
+
+
+def _find_cases(
+    folder: Path, images: str, labels: str | None, ending: str | None, num_channels: int, problems: Problems
+) -> list[Case]:
+    """Cases of a folder without list: `CASE_0000<ending>`, one per channel, and `CASE<ending>` as label."""
+    required = labels is not None
+    if not (folder / images).is_dir():
+        if required:
+            problems.add("dataset.json", f"has no 'training' list and there is no folder {images}", "add one of them")
+        return []
+    fits = [p for p in sorted((folder / images).iterdir()) if not is_hidden(p) and _has_ending(p, ending)]
+    groups: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in fits:
+        name, channel = split_channel(name_without_ending(path))
+        if channel is None:
+            problems.add(f"{images}/{path.name}", "has no channel number", f"rename to {name}_0000{image_ending(path)}")
+        else:
+            groups[name][channel] = path
+    cases = []
+    for name, files in sorted(groups.items()):
+        if sorted(files) != list(range(num_channels)):
+            found = ", ".join(f"{c:04d}" for c in sorted(files))
+            problems.add(name, f"has channels {found}, dataset.json names {num_channels}", "add or remove files")
+        label = None
+        if labels is not None:
+            first = files[min(files)]
+            label = folder / labels / f"{name}{ending or image_ending(first)}"
+            _checked_file(folder, f"{labels}/{label.name}", problems)
+        cases.append(Case(name, tuple(files[c] for c in sorted(files)), label))
+    if required and len(cases) < 2:
+        wanted = f"*_0000{ending or '.nii.gz'}"
+        problems.add(images, f"holds {len(cases)} cases named {wanted}, at least 2 are needed", "add cases")
+    return cases
+
+
+def _has_ending(path: Path, ending: str | None) -> bool:
+    return bool(image_ending(path)) if ending is None else path.name.endswith(ending)
+
+
+def _check_unique(cases: list[Case], problems: Problems) -> None:
+    by_name: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_name[case.name].append(case)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            files = ", ".join(str(Path(*case.images[0].parts[-2:])) for case in same)
+            problems.add(name, f"is the name of {len(same)} cases ({files})", "list each once, or rename files")
+
+
+def _is_integer(text: str) -> bool:
+    return text.strip().removeprefix("-").isdecimal()
+
+
+def _nearest(name: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1)
+    return f" (nearest name: {near[0]})" if near else ""
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

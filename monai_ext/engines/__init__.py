@@ -1,0 +1,1 @@
+"""What joins MONAI and Ignite engines to the rest."""

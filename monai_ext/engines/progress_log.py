@@ -1,0 +1,106 @@
+"""What a person sees while training runs: a bar with loss and time left, and a line per validation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from monai_ext.engines.training_budget import TrainingBudget
+
+logger = logging.getLogger(__name__)
+
+
+def duration(seconds: float | None) -> str:
+    """`1:02:03` or `2:03`; `?` if unknown."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class ProgressLog:
+    """Progress bar per epoch, one log line per epoch, and a JSON line per epoch in `log_file`.
+
+    Losses are collected on the device and read every `log_interval` steps, so that logging costs no synchronisation.
+
+    Args:
+        budget: knows the time left.
+        loss: its `last_parts` (name to scalar tensor) are averaged over the epoch.
+        log_file: JSON lines are appended here.
+        log_interval: steps between updates of the bar.
+    """
+
+    def __init__(self, budget: TrainingBudget, loss: Any, log_file: str | Path, log_interval: int = 10) -> None:
+        self.budget = budget
+        self.loss = loss
+        self.log_file = Path(log_file)
+        self.log_interval = log_interval
+        self._bar: Any = None
+        self._sums: dict[str, Any] = {}
+        self._steps = 0
+        self._began = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_on_error)
+
+    def _begin(self, engine: Any) -> None:
+        state = engine.state
+        timed = self.budget.max_minutes > 0
+        name = f"epoch {state.epoch}" if timed else f"epoch {state.epoch}/{state.max_epochs}"
+        quiet = not sys.stderr.isatty()
+        first = state.iteration % state.epoch_length
+        self._bar = tqdm(
+            total=state.epoch_length, initial=first, desc=name, mininterval=20 if quiet else 0.5, leave=False, unit="it"
+        )
+        self._sums, self._steps, self._began = {}, 0, time.monotonic()
+
+    def _step(self, engine: Any) -> None:
+        parts = {"loss": engine.state.output["loss"].detach(), **getattr(self.loss, "last_parts", {})}
+        for name, value in parts.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        self._steps += 1
+        if self._steps % self.log_interval == 0 or self._steps == 1:
+            left = duration(self.budget.seconds_left)
+            self._bar.set_postfix_str(f"loss {float(self._sums['loss']) / self._steps:.3f}, {left} left", refresh=False)
+        self._bar.update()
+
+    def _end(self, engine: Any) -> None:
+        state = engine.state
+        means = {name: float(value) / max(1, self._steps) for name, value in self._sums.items()}
+        seconds = (time.monotonic() - self._began) / max(1, self._steps)
+        rate = engine.optimizer.param_groups[0]["lr"]
+        state.epoch_means = {**means, "learning_rate": rate, "seconds_per_iteration": seconds}
+        row: dict[str, Any] = {"epoch": state.epoch, "iteration": state.iteration, **state.epoch_means}
+        text = f"epoch {state.epoch}: loss {means.get('loss', float('nan')):.4f}"
+        validation = getattr(state, "validation", None)
+        if validation is not None and validation["iteration"] == state.iteration:
+            row["mean_dice"], row["dice"] = validation["mean_dice"], validation["dice"]
+            per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["dice"].items())
+            text += f", validation Dice {validation['mean_dice']:.4f} ({per_class})"
+        row["minutes"] = self.budget.seconds / 60
+        self._close(engine)
+        logger.info("%s, %s left", text, duration(self.budget.seconds_left))
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log_file, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _close(self, _: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _close_on_error(self, engine: Any, error: BaseException) -> None:
+        self._close(engine)
+        raise error

@@ -1,0 +1,99 @@
+"""Where a run writes, and what it says at its start."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+import monai_ext
+from monai_ext.engines.preparation import dataset_name
+from monai_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def default_output_dir(bundle_root: str, dataset_dir: str, fold: int | str) -> str:
+    """`runs/<bundle>/<dataset>/<fold>` under the working directory."""
+    return str(Path("runs") / Path(bundle_root).name / dataset_name(dataset_dir) / str(fold))
+
+
+def default_store_dir(bundle_root: str, dataset_dir: str) -> str:
+    """What all folds of a dataset share: `runs/<bundle>/<dataset>/prepared` under the working directory."""
+    return str(Path("runs") / Path(bundle_root).name / dataset_name(dataset_dir) / "prepared")
+
+
+def announce(output_dir: str, device: torch.device | str) -> None:
+    """Print the output folder first, then what a bug report needs; log to the terminal and nothing else.
+
+    Raises:
+        InputError: the output folder cannot be made.
+    """
+    print(f"output: {Path(output_dir).resolve()}", flush=True)
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output_dir}: cannot be made ({error}). Cure: set --output_dir to a writable folder") from error
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    logger.info("monai_ext %s, torch %s, Python %s, %s", monai_ext.__version__, torch.__version__, version, name)
+
+
+def find_model(ckpt_path: str, bundle_root: str) -> str:
+    """Model file for inference: the one given, else the bundle's own, else the only one trained under `runs`.
+
+    Raises:
+        InputError: none is found, or several are and none was chosen.
+    """
+    if ckpt_path:
+        path = Path(ckpt_path)
+        path = path / "model.pt" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"--ckpt_path {ckpt_path}: model not found. Cure: give the model.pt of a training")
+        return str(path)
+    own = Path(bundle_root) / "models" / "model.pt"
+    if own.is_file():
+        return str(own)
+    found = sorted((Path("runs") / Path(bundle_root).name).glob("*/*/model.pt"))
+    if len(found) == 1:
+        logger.info("no ckpt_path given: using the only trained model, %s", found[0])
+        return str(found[0])
+    if found:
+        listed = "\n".join(f"  - {path}" for path in found)
+        raise InputError(f"several trained models are here:\n{listed}\nCure: choose one with --ckpt_path")
+    raise InputError(
+        f"no model: neither {own} nor a training under {Path('runs').resolve()}. Cure: --ckpt_path <folder>/model.pt"
+    )
+
+
+def plan_beside(ckpt_path: str, bundle_root: str) -> str:
+    """Path of the plan that belongs to a model: beside the weights, else the bundle's default plan."""
+    beside = Path(ckpt_path).parent / "plan.json"
+    return str(beside if beside.is_file() else Path(bundle_root) / "configs" / "default_plan.json")
+
+
+def plan_of_model(ckpt_path: str, bundle_root: str) -> str:
+    """Path of the plan of the model that `find_model` finds; the bundle's default plan if there is no model at all."""
+    try:
+        model = find_model(ckpt_path, bundle_root)
+    except InputError:
+        if ckpt_path:
+            raise
+        model = ""
+    return plan_beside(model, bundle_root) if model else str(Path(bundle_root) / "configs" / "default_plan.json")
+
+
+def existing(path: str, key: str) -> Path:
+    """The path given by a key.
+
+    Raises:
+        InputError: nothing was given, or nothing is there.
+    """
+    if not path:
+        raise InputError(f"--{key} is empty. Cure: give a file or folder, as in --{key} scan.nii.gz")
+    if not Path(path).exists():
+        raise InputError(f"--{key} {path}: does not exist. Cure: check the path, relative to {Path.cwd()}")
+    return Path(path)

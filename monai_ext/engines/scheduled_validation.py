@@ -1,0 +1,106 @@
+"""Validation every few epochs and once more at the end, with the best model kept and a plateau noticed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.handlers import ValidationHandler
+
+from monai_ext.engines.atomic_files import save_tensors
+from monai_ext.engines.interruption import Interruption
+from monai_ext.engines.schedules import ProgressSchedule
+
+
+class ScheduledValidation(ValidationHandler):
+    """Runs the evaluator, writes `model.pt` when the key metric improves, stops after `patience` stale epochs.
+
+    After the last step it validates once more (unless that epoch was validated) and writes `model_final.pt`.
+
+    Args:
+        validator: the evaluator; its key metric decides, larger is better.
+        interval: epochs between validations.
+        network: whose weights are saved.
+        folder: where the model files go.
+        schedule: told the key metric, for `plateau`.
+        start_epoch: no validation before this epoch.
+        patience: epochs without improvement after which training ends; 0 never ends it early.
+        min_epochs: never end before.
+        interruption: nothing is validated after an interruption.
+    """
+
+    def __init__(
+        self,
+        validator: SupervisedEvaluator,
+        interval: int,
+        network: torch.nn.Module,
+        folder: str | Path,
+        schedule: ProgressSchedule,
+        start_epoch: int = 1,
+        patience: int = 0,
+        min_epochs: int = 0,
+        interruption: Interruption | None = None,
+    ) -> None:
+        super().__init__(interval=interval, validator=validator)
+        self.network = network
+        self.folder = Path(folder)
+        self.schedule = schedule
+        self.start_epoch = start_epoch
+        self.patience = patience
+        self.min_epochs = min_epochs
+        self.interruption = interruption
+        self.best = -math.inf
+        self.best_epoch = 0
+        self.best_dice: dict[str, float] = {}
+        self.last_iteration = 0
+        self.last_dice: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._validate_if_due)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_on_plateau)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _interrupted(self) -> bool:
+        return self.interruption is not None and self.interruption.received is not None
+
+    def _validate_if_due(self, engine: Any) -> None:
+        if engine.state.epoch >= self.start_epoch and not self._interrupted():
+            self._validate(engine)
+
+    def _validate(self, engine: Any) -> None:
+        if self.validator is None:
+            raise RuntimeError("no validator is set")
+        self.validator.run(max(1, engine.state.epoch))
+        state: Any = self.validator.state
+        metric = float(state.metrics[state.key_metric_name])
+        self.last_iteration = engine.state.iteration
+        self.last_dice = dict(state.dice)
+        self.schedule.report_metric(metric)
+        if metric > self.best:
+            self.best, self.best_epoch, self.best_dice = metric, engine.state.epoch, dict(state.dice)
+            save_tensors(self.folder / "model.pt", self.network.state_dict())
+        engine.state.validation = {"iteration": engine.state.iteration, "mean_dice": metric, "dice": dict(state.dice)}
+
+    def _stop_on_plateau(self, engine: Any) -> None:
+        stale = engine.state.epoch - self.best_epoch
+        if self.patience and self.best_epoch and stale >= self.patience and engine.state.epoch >= self.min_epochs:
+            engine.terminate()
+
+    def _finish(self, engine: Any) -> None:
+        if self._interrupted():
+            return
+        if self.last_iteration != engine.state.iteration:
+            self._validate(engine)
+        save_tensors(self.folder / "model_final.pt", self.network.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        names = ("best", "best_epoch", "best_dice", "last_iteration", "last_dice")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)

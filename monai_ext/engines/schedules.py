@@ -1,0 +1,87 @@
+"""Learning rate as a function of progress, so that a schedule fits a number of steps or a number of minutes alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+SCHEDULES = ("poly", "cosine", "multistep", "plateau", "none")
+
+
+class ProgressSchedule:
+    """Sets the learning rate from progress in [0, 1]: 0 at the first step, 1 when the budget is used up.
+
+    Args:
+        optimizer: its learning rates at construction are the peak.
+        kind: `poly` (1 - p)^0.9, `cosine` (1 + cos(pi p)) / 2, `multistep` factor^(milestones passed), `plateau` (times
+            factor when the key metric has not improved for `patience` validations) or `none`.
+        warmup: share of the budget in which the rate rises linearly from zero.
+        factor: of `multistep` and `plateau`.
+        milestones: of `multistep`, in progress.
+        patience: of `plateau`, in validations.
+
+    Raises:
+        ValueError: `kind` is unknown.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        kind: str = "cosine",
+        warmup: float = 0.0,
+        factor: float = 0.3,
+        milestones: Sequence[float] = (0.5, 0.75),
+        patience: int = 10,
+    ) -> None:
+        if kind not in SCHEDULES:
+            raise ValueError(f"scheduler must be one of {SCHEDULES}, got {kind!r}")
+        self.optimizer = optimizer
+        self.kind = kind
+        self.warmup = warmup
+        self.factor = factor
+        self.milestones = tuple(milestones)
+        self.patience = patience
+        self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        self.reductions = 0
+        self.best = -math.inf
+        self.stale = 0
+
+    def scale(self, progress: float) -> float:
+        """Learning rate divided by its peak at `progress`."""
+        p = min(max(progress, 0.0), 1.0)
+        rise = min(1.0, p / self.warmup) if self.warmup > 0 else 1.0
+        rest = max(0.0, p - self.warmup) / max(1e-12, 1.0 - self.warmup)
+        if self.kind == "poly":
+            return rise * (1 - rest) ** 0.9
+        if self.kind == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * rest))
+        if self.kind == "multistep":
+            return rise * self.factor ** sum(p >= m for m in self.milestones)
+        if self.kind == "plateau":
+            return rise * self.factor**self.reductions
+        return rise
+
+    def set_progress(self, progress: float) -> None:
+        """Write the learning rates of the next step into the optimiser."""
+        scale = self.scale(progress)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * scale
+
+    def report_metric(self, metric: float) -> None:
+        """Tell `plateau` the key metric (larger is better) of a validation."""
+        if metric > self.best:
+            self.best, self.stale = metric, 0
+            return
+        self.stale += 1
+        if self.stale > self.patience:
+            self.reductions, self.stale = self.reductions + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reductions": self.reductions, "best": self.best, "stale": self.stale, "peaks": self.peaks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reductions, self.best, self.stale = state["reductions"], state["best"], state["stale"]
+        self.peaks = list(state["peaks"])

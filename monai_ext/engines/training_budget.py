@@ -1,0 +1,69 @@
+"""Length of a training in steps or in minutes, whichever is given, and the learning rate that follows it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from monai_ext.engines.schedules import ProgressSchedule
+
+
+class TrainingBudget:
+    """Ends training when the budget is used up and keeps the schedule in step with it.
+
+    Progress is the share of steps done or, with `max_minutes`, the share of time, whichever is larger. The clock counts
+    wall time from the first step to now, validation included, and goes on where it stopped after a resume.
+
+    Args:
+        schedule: gets the progress after every step.
+        max_minutes: 0 means that steps alone decide.
+    """
+
+    def __init__(self, schedule: ProgressSchedule, max_minutes: float = 0.0) -> None:
+        self.schedule = schedule
+        self.max_minutes = max_minutes
+        self.progress = 0.0
+        self.seconds_before = 0.0
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.advance)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, all sessions together."""
+        running = time.monotonic() - self._started if self._started else 0.0
+        return self.seconds_before + running
+
+    def start(self, engine: Any) -> None:
+        self._started = time.monotonic()
+        self.schedule.set_progress(self._progress(engine))
+
+    def _progress(self, engine: Any) -> float:
+        state = engine.state
+        progress = state.iteration / max(1, state.max_epochs * state.epoch_length)
+        if self.max_minutes > 0:
+            progress = max(progress, self.seconds / (60 * self.max_minutes))
+        return min(1.0, progress)
+
+    def advance(self, engine: Any) -> None:
+        """Update progress and learning rate; stop when the budget is used up."""
+        self.progress = self._progress(engine)
+        self.schedule.set_progress(self.progress)
+        if self.max_minutes > 0 and self.progress >= 1.0:
+            engine.terminate()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated training time left, None before the first step."""
+        return self.seconds * (1 - self.progress) / self.progress if self.progress > 0 else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds_before = state["seconds"]
+        self.schedule.load_state_dict(state["schedule"])

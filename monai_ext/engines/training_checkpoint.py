@@ -1,0 +1,135 @@
+"""`last.pt`: everything needed to go on as if training had never stopped, written atomically."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from monai_ext.engines.atomic_files import save_tensors
+from monai_ext.engines.sample_stream import SampleStream
+from monai_ext.errors import InputError
+from monai_ext.planning.plan import Plan
+
+logger = logging.getLogger(__name__)
+FORMAT = 1
+
+
+def load_tensors(path: str | Path, cure: str) -> Any:
+    """`torch.load` with `weights_only=True` on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: checkpoint not found. Cure: {cure}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable checkpoint ({error!s:.200}). Cure: {cure}") from error
+
+
+def load_weights(network: torch.nn.Module, path: str | Path, cure: str) -> torch.nn.Module:
+    """Fill `network` from a plain state dict, strictly.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tensors are not those of the network.
+    """
+    state = load_tensors(path, cure)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        first = str(error).splitlines()[1:4] or [str(error)[:200]]
+        raise InputError(
+            f"{path}: the weights do not fit the network of the plan ({' '.join(line.strip() for line in first)}). "
+            f"Cure: keep model.pt and plan.json of one training together"
+        ) from error
+    return network
+
+
+class TrainingCheckpoint:
+    """Saves `last.pt` after every epoch and at the end of a session; `resume` puts everything back.
+
+    Args:
+        folder: of the run.
+        plan: recorded, so that a checkpoint of another plan is refused.
+        parts: named objects with `state_dict` and `load_state_dict` (network, optimiser, average, budget, ...).
+        stream: sample stream to continue.
+        resume: go on from `last.pt` if there is one.
+        overwrite: start anew although `last.pt` exists.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        plan: Plan,
+        parts: dict[str, Any],
+        stream: SampleStream,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(folder) / "last.pt"
+        self.plan = plan
+        self.parts = parts
+        self.stream = stream
+        self.resume = resume
+        self._scaler_state: dict[str, Any] | None = None
+        if self.path.exists() and not resume and not overwrite:
+            raise InputError(
+                f"{self.path}: this folder already holds a training. Cure: --resume True to go on with it, another "
+                "--output_dir, or --overwrite True to start anew"
+            )
+
+    def attach(self, engine: Engine) -> None:
+        if self.resume:
+            self._restore(engine)
+        engine.add_event_handler(Events.STARTED, self._restore_scaler)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def _signature(self) -> str:
+        plan = self.plan
+        return f"{plan.preprocessing_hash()} {plan.strides} {plan.kernels} {plan.features} {plan.patch_size}"
+
+    def save(self, engine: Any) -> None:
+        """Write `last.pt`; the previous one stays until the new one is complete."""
+        content = {
+            "format": FORMAT,
+            "plan": self._signature(),
+            "iteration": engine.state.iteration,
+            "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
+            **{name: part.state_dict() for name, part in self.parts.items()},
+        }
+        save_tensors(self.path, content)
+
+    def _restore(self, engine: Any) -> None:
+        if not self.path.exists():
+            logger.warning("%s does not exist yet: training starts from the beginning", self.path)
+            return
+        content = load_tensors(self.path, "delete it and start anew, or restore a copy")
+        missing = {"format", "plan", "iteration", *self.parts} - set(content)
+        if missing:
+            raise InputError(f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew")
+        if content["plan"] != self._signature():
+            raise InputError(
+                f"{self.path}: was trained with another plan ({content['plan']}) than the present one "
+                f"({self._signature()}). Cure: restore the plan.json it belongs to, or start anew in another output_dir"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(content[name])
+        state = engine.state
+        state.iteration = content["iteration"]
+        state.epoch = state.iteration // state.epoch_length
+        self.stream.start_at(state.iteration)
+        self._scaler_state = content["scaler"]
+        logger.info("resumed from %s at iteration %d", self.path, state.iteration)
+
+    def _restore_scaler(self, engine: Any) -> None:
+        # MONAI builds the scaler when a run starts, so that it cannot be filled earlier
+        if self._scaler_state and engine.scaler is not None:
+            engine.scaler.load_state_dict(self._scaler_state)

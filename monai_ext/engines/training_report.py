@@ -1,0 +1,91 @@
+"""What a person gets when training ends: a table, the files, a picture, and the last line with the score."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from monai_ext.engines.atomic_files import write_text
+from monai_ext.engines.interruption import Interruption
+from monai_ext.engines.progress_log import duration
+from monai_ext.engines.scheduled_validation import ScheduledValidation
+from monai_ext.engines.tensorboard_log import TensorBoardLog
+from monai_ext.engines.training_budget import TrainingBudget
+from monai_ext.evaluation.overlay_picture import draw_overlay
+from monai_ext.planning.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingReport:
+    """Writes `metrics.json` and `overlay.png` and prints the result.
+
+    Args:
+        folder: of the run.
+        plan: names of the classes.
+        validation: holds the best and the last Dice.
+        budget: knows the training time.
+        tensorboard: keeps the validation case that is drawn.
+        interruption: an interrupted training gets no result, only how to go on.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        plan: Plan,
+        validation: ScheduledValidation,
+        budget: TrainingBudget,
+        tensorboard: TensorBoardLog,
+        interruption: Interruption,
+    ) -> None:
+        self.folder = Path(folder)
+        self.plan = plan
+        self.validation = validation
+        self.budget = budget
+        self.tensorboard = tensorboard
+        self.interruption = interruption
+
+    def finish(self, trainer: Any) -> None:
+        """Report on a training that has ended, for whatever reason."""
+        iteration = trainer.state.iteration
+        if self.interruption.received is not None:
+            print(f"stopped after step {iteration}; saved in {self.folder.resolve() / 'last.pt'}")
+            print("go on with the same command and --resume True", flush=True)
+            self.interruption.finish()
+            return
+        best, final = self.validation.best_dice, self.validation.last_dice
+        content = {
+            "mean_dice": self.validation.best,
+            "dice": best,
+            "best_epoch": self.validation.best_epoch,
+            "final_mean_dice": sum(final.values()) / max(1, len(final)),
+            "final_dice": final,
+            "iterations": iteration,
+            "training_minutes": round(self.budget.seconds / 60, 3),
+            "absent_class": "1 if absent from reference and prediction, 0 if absent from the reference only",
+        }
+        write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
+        print(self._table(best, final))
+        files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
+        sample = self.tensorboard.sample
+        if sample is not None and self.plan.spatial_dims == 3:
+            z, y, x = self.plan.spacing
+            draw_overlay(self.folder / "overlay.png", *sample, self.plan.foreground_classes, (z, y, x))
+            files["overlay"] = "overlay.png"
+        for name, file in files.items():
+            print(f"{name + ':':<13}{(self.folder / file).resolve()}")
+        print(f"{'curves:':<13}tensorboard --logdir {Path(self.tensorboard.folder).resolve()}")
+        logger.info("%d steps in %s", iteration, duration(self.budget.seconds))
+        logger.info("mean foreground Dice %.3f", self.validation.best)
+
+    def _table(self, best: dict[str, float], final: dict[str, float]) -> str:
+        width = max(len("mean"), *(len(name) for name in best))
+        rows = [f"{'Dice':<{width}}  model.pt (epoch {self.validation.best_epoch})  model_final.pt"]
+        column = len(rows[0].split("  ")[1])
+        for name in best:
+            rows.append(f"{name:<{width}}  {best[name]:<{column}.4f}  {final.get(name, float('nan')):.4f}")
+        mean_final = sum(final.values()) / max(1, len(final))
+        rows.append(f"{'mean':<{width}}  {self.validation.best:<{column}.4f}  {mean_final:.4f}")
+        return "\n".join(rows)

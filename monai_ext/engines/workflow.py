@@ -1,0 +1,57 @@
+"""Finds the bundle that is running: MONAI injects neither its folder nor the workflow object into a config."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from monai_ext.errors import InputError
+
+COMMAND_LINE_MODULES = ("monai.bundle.__main__", "monai_ext.__main__")
+
+
+def _callers() -> Iterator[dict[str, Any]]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame.f_locals
+        frame = frame.f_back
+
+
+def running_workflow() -> ConfigWorkflow | None:
+    """The `ConfigWorkflow` that is being evaluated, None if a config is read by a bare `ConfigParser`."""
+    for local in _callers():
+        if isinstance(local.get("self"), ConfigWorkflow):
+            return local["self"]
+    return None
+
+
+def bundle_root() -> str:
+    """Folder of the running bundle (the parent of `configs`), taken from the config file that was given.
+
+    Works for `monai.bundle run`, for `ConfigWorkflow` in Python, and for MONAI's other commands, which hold the file in
+    a variable while they evaluate the config.
+
+    Raises:
+        InputError: no config file is known, as when a `ConfigParser` is filled by hand.
+    """
+    workflow = running_workflow()
+    if workflow is not None:
+        return str(Path(workflow.config_root_path).resolve().parent)
+    for local in _callers():
+        for name in ("config_file_", "config_file"):
+            given = local.get(name)
+            first = given[0] if isinstance(given, list | tuple) and given else given
+            if isinstance(first, str | Path) and Path(first).is_file():
+                return str(Path(first).resolve().parent.parent)
+    raise InputError("bundle_root: no config file is known here. Cure: set bundle_root to the bundle's folder")
+
+
+def from_command_line() -> bool:
+    """True if the process was started as `python -m monai.bundle ...`, so that it may decide how the process ends."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name in COMMAND_LINE_MODULES

@@ -1,0 +1,1 @@
+"""Metrics in original geometry and their reports."""

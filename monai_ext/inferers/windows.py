@@ -1,0 +1,96 @@
+"""Where the windows of a sliding-window prediction lie, and how much each of their voxels counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from monai_ext.errors import InputError
+
+
+def window_positions(image_shape: Sequence[int], window: Sequence[int], overlap: float) -> list[list[int]]:
+    """First voxel of every window along each axis: evenly spread, the last one flush with the end.
+
+    An axis of `n` voxels and a window of `w` get `ceil((n - w) / (w * (1 - overlap))) + 1` windows, so neighbours share
+    at least `overlap * w` voxels. Starts are rounded to the nearest voxel, halves to the even one. This is nnU-Net's
+    rule (Isensee et al., Nature Methods 2021). An axis that is not longer than the window gets the one start 0: the
+    caller pads it.
+
+    Args:
+        image_shape: voxels per spatial axis.
+        window: window size per axis, in voxels.
+        overlap: shared fraction of neighbouring windows, in [0, 1).
+
+    Returns:
+        One ascending list of starts per axis.
+
+    Raises:
+        InputError: overlap outside [0, 1).
+        ValueError: sizes that are not positive, or of different lengths.
+    """
+    check_overlap(overlap)
+    if len(image_shape) != len(window):
+        raise ValueError(f"image_shape and window must have as many axes, got {tuple(image_shape)} and {tuple(window)}")
+    if any(size < 1 for size in (*image_shape, *window)):
+        raise ValueError(f"sizes must be at least 1, got image {tuple(image_shape)}, window {tuple(window)}")
+    # 1 - 0.9 is 0.09999999999999998 in binary: unrounded, it would add a window wherever the division comes out even
+    step = round(1.0 - overlap, 12)
+    positions = []
+    for size, extent in zip(image_shape, window, strict=True):
+        last = max(size - extent, 0)
+        gaps = math.ceil(last / (extent * step))
+        positions.append([round(last / gaps * i) for i in range(gaps + 1)] if gaps else [0])
+    return positions
+
+
+def check_overlap(overlap: float) -> None:
+    """Raise `InputError` unless `overlap` lies in [0, 1)."""
+    if not 0.0 <= overlap < 1.0:
+        raise InputError(
+            f"overlap: must be at least 0 and below 1, got {overlap}. Cure: use 0.5, or 0.25 for half the windows"
+        )
+
+
+def gaussian_axis(size: int, sigma_scale: float = 0.125) -> torch.Tensor:
+    """Gaussian along one axis: peak 1 at `size // 2`, standard deviation `sigma_scale * size`; `[size]` float64."""
+    if size < 1 or not sigma_scale > 0:
+        raise ValueError(f"size and sigma_scale must be positive, got {size} and {sigma_scale}")
+    distance = torch.arange(size, dtype=torch.float64) - size // 2
+    return torch.exp(-0.5 * (distance / (sigma_scale * size)) ** 2)
+
+
+def gaussian_weights(window: Sequence[int], sigma_scale: float = 0.125) -> torch.Tensor:
+    """Blending weights of one window: a Gaussian around its centre, so that borders count less.
+
+    The peak is 1. Values that underflow float32 are raised to the smallest value that does not, because a voxel seen
+    by a single window must keep a positive weight.
+
+    Args:
+        window: window size per axis, in voxels.
+        sigma_scale: standard deviation as a fraction of the window size, per axis.
+
+    Returns:
+        `[*window]` float32, all positive.
+
+    Raises:
+        ValueError: a size or `sigma_scale` that is not positive.
+    """
+    weights = outer_product([gaussian_axis(size, sigma_scale) for size in window]).float()
+    # subnormal numbers count as underflow: their reciprocal overflows
+    usable = weights >= torch.finfo(torch.float32).tiny
+    return torch.where(usable, weights, weights[usable].min())
+
+
+def constant_weights(window: Sequence[int]) -> torch.Tensor:
+    """Blending weights of one window: 1 everywhere, `[*window]` float32."""
+    return torch.ones(tuple(window))
+
+
+def outer_product(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Product of one vector `[n_i]` per axis -> `[n_0, n_1, ...]`."""
+    product = torch.ones((), dtype=vectors[0].dtype, device=vectors[0].device)
+    for vector in vectors:
+        product = product[..., None] * vector
+    return product

@@ -1,0 +1,166 @@
+"""U-Net whose levels, strides, kernels and widths come from a plan (nnU-Net topology, Isensee et al. 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_ext.planning.plan import Plan
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[str, Callable[[int, int], nn.Module]] = {
+    "instance": lambda dims, c: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](c, affine=True),
+    "batch": lambda dims, c: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](c),
+    "group": lambda dims, c: nn.GroupNorm(min(32, c), c),
+}
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias (the norm would remove it), norm with affine, LeakyReLU.
+
+    Padding `(k - s + 1) // 2` per axis turns an edge of n voxels into n / s.
+    """
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+    ) -> None:
+        padding = tuple((k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True))
+        super().__init__(
+            CONV[dims](c_in, c_out, tuple(kernel), tuple(stride), padding, bias=False),
+            NORM[norm](dims, c_out),
+            nn.LeakyReLU(slope, inplace=True),
+        )
+
+
+class UpLevel(nn.Module):
+    """Transposed convolution (kernel = stride), concatenation with the skip, two convolutions."""
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+    ) -> None:
+        super().__init__()
+        ones = (1,) * dims
+        self.up = TRANSPOSED[dims](c_in, c_out, tuple(stride), tuple(stride))
+        self.first = ConvNormAct(dims, 2 * c_out, c_out, kernel, ones, norm, slope)
+        self.second = ConvNormAct(dims, c_out, c_out, kernel, ones, norm, slope)
+
+    def forward(self, deep: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(torch.cat((self.up(deep), skip), dim=1)))
+
+
+def _drop_unused_heads(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A network built without deep supervision ignores the extra heads that a trained file holds."""
+    for key in [k for k in state if k.startswith(f"{prefix}heads.")]:
+        if int(key[len(prefix) :].split(".")[1]) >= len(module.heads):  # type: ignore[arg-type]
+            del state[key]
+
+
+class PlanUNet(nn.Module):
+    """U-Net with strided convolutions down, transposed convolutions up and one 1x1 head per supervised level.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        out_channels: classes, background included.
+        strides: per level, per axis; level 0 all ones.
+        kernels: per level, per axis.
+        features: channels per level.
+        deep_supervision: return a list of logits instead of a tensor, see `forward`.
+        norm: `instance`, `batch` or `group` (32 groups).
+        negative_slope: of the LeakyReLU.
+
+    Where MONAI's `DynUNet` describes the same layers, parameters and outputs are the same. Initialisation: Kaiming
+    normal (fan-in) for every convolution, PyTorch's default for the transposed ones, zero biases in the heads.
+    """
+
+    __constants__ = ["deep_supervision"]  # noqa: RUF012 - TorchScript's spelling; it prunes the unused return type
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        strides: Sequence[Sequence[int]],
+        kernels: Sequence[Sequence[int]],
+        features: Sequence[int],
+        deep_supervision: bool = False,
+        norm: str = "instance",
+        negative_slope: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if norm not in NORM:
+            raise ValueError(f"norm must be one of {sorted(NORM)}, got {norm!r}")
+        if not len(strides) == len(kernels) == len(features):
+            raise ValueError(f"levels differ: {len(strides)} strides, {len(kernels)} kernels, {len(features)} features")
+        self.deep_supervision = deep_supervision
+        dims, ones = spatial_dims, (1,) * spatial_dims
+        self.encoder = nn.ModuleList()
+        previous = in_channels
+        for stride, kernel, width in zip(strides, kernels, features, strict=True):
+            self.encoder.append(
+                nn.Sequential(
+                    ConvNormAct(dims, previous, width, kernel, stride, norm, negative_slope),
+                    ConvNormAct(dims, width, width, kernel, ones, norm, negative_slope),
+                )
+            )
+            previous = width
+        self.decoder = nn.ModuleList(
+            UpLevel(dims, features[i], features[i - 1], kernels[i], strides[i], norm, negative_slope)
+            for i in range(len(features) - 1, 0, -1)
+        )
+        # The level just above the bottleneck gets no head: its weight in the loss is zero anyway.
+        supervised = max(1, len(features) - 2) if deep_supervision else 1
+        self.heads = nn.ModuleList(CONV[dims](features[i], out_channels, 1) for i in range(supervised))
+        self.register_load_state_dict_pre_hook(_drop_unused_heads)
+        self._initialise(negative_slope)
+
+    def _initialise(self, negative_slope: float) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, a=negative_slope)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor):  # no return annotation: TorchScript infers Tensor or List[Tensor]
+        """Map `[B, C, *S]` to logits.
+
+        Without deep supervision: `[B, K, *S]`. With it a list: in training one entry per head, finest first, entry i
+        at the resolution of level i; in evaluation only the first.
+        """
+        skips: list[torch.Tensor] = []
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        decoded: list[torch.Tensor] = []
+        depth = len(skips) - 1
+        for i, level in enumerate(self.decoder):
+            x = level(x, skips[depth - 1 - i])
+            decoded.append(x)
+        if self.deep_supervision:
+            outputs: list[torch.Tensor] = []
+            for i, head in enumerate(self.heads):
+                if i == 0 or self.training:
+                    outputs.append(head(decoded[depth - 1 - i]))
+            return outputs
+        return self.heads[0](x)
+
+
+def network_from_plan(
+    plan: Plan, deep_supervision: bool = False, norm: str = "instance", negative_slope: float = 0.01
+) -> PlanUNet:
+    """Build the network that `plan` describes."""
+    return PlanUNet(
+        spatial_dims=plan.spatial_dims,
+        in_channels=plan.num_channels,
+        out_channels=plan.num_classes,
+        strides=plan.strides,
+        kernels=plan.kernels,
+        features=plan.features,
+        deep_supervision=deep_supervision,
+        norm=norm,
+        negative_slope=negative_slope,
+    )

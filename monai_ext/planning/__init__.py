@@ -1,0 +1,1 @@
+"""Fingerprint of a dataset becomes a plan: pure functions, JSON in and out."""

@@ -1,0 +1,177 @@
+"""The plan: every number that the network, the loader or the inferer needs, as JSON a person may read and edit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from monai_ext.errors import InputError
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ChannelIntensity:
+    """Foreground intensity of one channel over the training set (`percentile_00_5` = 0.5th percentile)."""
+
+    mean: float
+    std: float
+    median: float
+    minimum: float
+    maximum: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything between raw files and network, decided once and stored beside the weights.
+
+    Raw arrays are `[C, D, H, W]` with spatial axes (z, y, x) in canonical (RAS) orientation. Stored arrays have their
+    spatial axes permuted: stored axis `i` is raw axis `axes[i]`, so that the coarsest axis comes first. Every tuple
+    below that has one entry per axis is in stored order.
+
+    Attributes:
+        dataset: name of the dataset the plan was made for.
+        channels: modality of each input channel.
+        labels: class name to value, background 0 included.
+        ignore_label: value of unannotated voxels in stored labels, or None.
+        spatial_dims: 2 or 3.
+        axes: permutation of (z, y, x), see above.
+        spacing: target spacing in mm.
+        median_shape: median size of a training case at target spacing, in voxels.
+        crop: rule of the foreground crop: `nonzero` (any channel != 0), `positive` (> 0) or `none`.
+        normalization: per channel `ct`, `zscore`, `zscore_masked`, `rescale_to_0_1`, `rgb_to_0_1` or `none`.
+        intensity: per channel, foreground statistics of the training set (used by `ct`).
+        patch_size: network input in voxels.
+        batch_size: patches per training step.
+        strides: per level, per axis; level 0 is all ones.
+        kernels: per level, per axis; same length as `strides`.
+        features: channels per level.
+        batch_dice: sum Dice terms over the batch before dividing.
+        mirror_axes: axes (0 .. spatial_dims - 1) that may be flipped in training and test-time augmentation.
+        why: field name to the reason for its value.
+    """
+
+    dataset: str
+    channels: tuple[str, ...]
+    labels: dict[str, int]
+    spatial_dims: int
+    axes: tuple[int, ...]
+    spacing: tuple[float, ...]
+    median_shape: tuple[int, ...]
+    crop: str
+    normalization: tuple[str, ...]
+    intensity: tuple[ChannelIntensity, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int
+    strides: tuple[tuple[int, ...], ...]
+    kernels: tuple[tuple[int, ...], ...]
+    features: tuple[int, ...]
+    batch_dice: bool = False
+    ignore_label: int | None = None
+    mirror_axes: tuple[int, ...] = ()
+    why: dict[str, str] = field(default_factory=dict)
+    version: int = PLAN_VERSION
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.channels)
+
+    @property
+    def num_classes(self) -> int:
+        """Network outputs: background and every class, without the ignore label."""
+        return len([v for v in self.labels.values() if v != self.ignore_label])
+
+    @property
+    def foreground_classes(self) -> dict[str, int]:
+        """Class name to value, without background and ignore label."""
+        return {n: v for n, v in self.labels.items() if v != 0 and v != self.ignore_label}
+
+    def preprocessing_hash(self) -> str:
+        """Digest of the fields that decide what is stored; topology and batch may change without redoing it."""
+        fields = ("channels", "labels", "ignore_label", "spatial_dims", "axes", "spacing", "crop", "normalization")
+        content = {name: getattr(self, name) for name in fields}
+        content["intensity"] = [asdict(i) for i in self.intensity] if "ct" in self.normalization else []
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_changes(self, reason: str, **changes: Any) -> Plan:
+        """Return a copy with fields replaced and `reason` noted in `why` for each of them."""
+        return replace(self, **changes, why={**self.why, **dict.fromkeys(changes, reason)})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], source: str | Path = "plan") -> Plan:
+        """Build a plan from decoded JSON.
+
+        Raises:
+            InputError: a field is missing, unknown, of another type, or contradicts another field.
+        """
+        unknown = sorted(set(content) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise InputError(f"{source}: unknown fields {unknown}. Cure: remove them or restore the original plan")
+        try:
+            plan = TypeAdapter(cls).validate_python(dict(content))
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e['input']!r:.60})" for e in error.errors()]
+            raise InputError("\n  - ".join([f"{source} is not a valid plan. Cure: mend these fields", *lines])) from error
+        plan.check(source)
+        return plan
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read `plan.json`.
+
+        Raises:
+            InputError: the file is missing, not JSON, or not a valid plan.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: plan not found. Cure: keep plan.json beside model.pt, or train first")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: not JSON ({error}). Cure: restore the plan or delete it to plan again") from error
+        return cls.from_dict(content, path)
+
+    def check(self, source: str | Path = "plan") -> None:
+        """Raise `InputError` if fields contradict each other."""
+        dims, levels = self.spatial_dims, len(self.strides)
+        wrong = []
+        per_axis = {"axes": self.axes, "spacing": self.spacing, "patch_size": self.patch_size}
+        wrong += [f"{n} has {len(v)} entries for {dims} axes" for n, v in per_axis.items() if len(v) != dims]
+        if any(len(s) != dims for s in (*self.strides, *self.kernels)):
+            wrong.append(f"strides and kernels need {dims} numbers per level")
+        if not levels == len(self.kernels) == len(self.features):
+            wrong.append(f"strides, kernels, features have {levels}, {len(self.kernels)}, {len(self.features)} levels")
+        if sorted(self.axes) != list(range(dims)):
+            wrong.append(f"axes {self.axes} is no permutation of {tuple(range(dims))}")
+        if any(s <= 0 for s in self.spacing):
+            wrong.append(f"spacing {self.spacing} must be positive")
+        if not wrong:
+            for axis, size in enumerate(self.patch_size):
+                divisor = 1
+                for stride in self.strides:
+                    divisor *= stride[axis]
+                if size % divisor:
+                    wrong.append(f"patch_size[{axis}] = {size} is not a multiple of its total stride {divisor}")
+        if wrong:
+            raise InputError(f"{source}: {'; '.join(wrong)}. Cure: mend the plan or delete it to plan again")
+
+    def describe(self) -> str:
+        """Each field with its value and the reason, one line a field, for the log."""
+        rows = []
+        for name, value in asdict(self).items():
+            if name in ("why", "intensity", "version"):
+                continue
+            reason = f"   <- {self.why[name]}" if name in self.why else ""
+            rows.append(f"{name}: {value}{reason}")
+        return "\n".join(rows)

@@ -1,0 +1,1 @@
+"""Raw cases become arrays in plan space and predictions go the way back."""

@@ -1,0 +1,1 @@
+"""Patch sampling and augmentation; drawing parameters is apart from applying them."""

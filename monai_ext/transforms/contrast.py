@@ -1,0 +1,71 @@
+"""Contrast: intensities stretched and clamped to the range they had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from monai_ext.errors import InputError
+from monai_ext.transforms.drawn_transform import DrawnTransform, Params, check_range, warn_does_nothing
+from monai_ext.transforms.factor_law import check_law, draw_factors
+
+
+def stretch_about_mean(channel: torch.Tensor, factor: float) -> torch.Tensor:
+    """`(x - mean) * factor + mean`, clamped to the old minimum and maximum of `channel` (`[*spatial]`)."""
+    mean = float(channel.mean())
+    low, high = (float(x) for x in torch.aminmax(channel))
+    return (channel * factor).add_(mean * (1 - factor)).clamp_(low, high)
+
+
+def stretch_about_zero(image: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
+    """`x * factor` per channel, clamped to the old range of all channels of `image` (`[C, *spatial]`)."""
+    low, high = (float(x) for x in torch.aminmax(image))
+    return torch.stack([x * f for x, f in zip(image, factors, strict=True)]).clamp_(low, high)
+
+
+class RandContrastd(DrawnTransform):
+    """Stretch or flatten the intensities.
+
+    Args:
+        keys: images `[C, *spatial]`.
+        prob: chance per sample.
+        factor: range of the factor.
+        law: `coin_flip` (below or above 1 with equal chance, nnU-Net v2) or `uniform`.
+        per_channel: another factor for every channel.
+        about: `mean`: about the mean of each channel and clamped to its old range (nnU-Net v2); `zero`: a plain
+            product clamped to the old range of all channels together, which for images around 0 also cuts the tails.
+        allow_missing_keys: skip keys that a sample lacks.
+
+    Raises:
+        InputError: an argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        keys: str | Sequence[str] = "image",
+        prob: float = 0.15,
+        factor: Sequence[float] = (0.75, 1.25),
+        law: str = "coin_flip",
+        per_channel: bool = True,
+        about: str = "mean",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        if about not in ("mean", "zero"):
+            raise InputError(f"RandContrastd: about must be 'mean' or 'zero', found {about!r}. Cure: choose one")
+        self.factor = check_range("RandContrastd", "factor", factor)
+        self.law = check_law("RandContrastd", law)
+        self.per_channel = per_channel
+        self.about = about
+        if self.factor == (1.0, 1.0):
+            warn_does_nothing("RandContrastd", "factor is 1", "Set factor to e.g. [0.75, 1.25]")
+
+    def draw(self, image: torch.Tensor) -> Params:
+        factors = draw_factors(self.R, *self.factor, self.law, image.shape[0], self.per_channel)
+        return {"factors": factors, "about": self.about}
+
+    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
+        if params["about"] == "zero":
+            return stretch_about_zero(image, params["factors"])
+        return torch.stack([stretch_about_mean(x, f) for x, f in zip(image, params["factors"], strict=True)])

@@ -1,0 +1,86 @@
+"""Dice + cross-entropy against MONAI and torch, and its own rules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+
+from monai_ext.losses.deep_supervision import DeeplySupervised
+from monai_ext.losses.dice_cross_entropy import DiceCrossEntropy
+
+
+def case(seed: int = 0, shape: tuple[int, ...] = (5, 7, 3), classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, *shape, generator=generator, dtype=torch.float64).float().requires_grad_()
+    return logits, torch.randint(0, classes, (2, 1, *shape), generator=generator)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("shape", [(5, 7, 3), (6, 4)])
+def test_equals_monai_dice_and_torch_cross_entropy(batch_dice: bool, shape: tuple[int, ...]) -> None:
+    logits, labels = case(shape=shape)
+    theirs = DiceLoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    expected = theirs(logits, labels) + torch.nn.functional.cross_entropy(logits, labels[:, 0])
+    found = DiceCrossEntropy(batch_dice=batch_dice)(logits, labels)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # sums in another order, float32
+    (gradient,) = torch.autograd.grad(found, logits, retain_graph=True)
+    (reference,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-8)
+
+
+def test_class_weights_are_those_of_torch() -> None:
+    logits, labels = case()
+    weights = [0.1, 1.0, 2.0, 3.0]
+    _, found = DiceCrossEntropy(class_weights=weights).parts(logits, labels)
+    expected = torch.nn.functional.cross_entropy(logits, labels[:, 0], weight=torch.tensor(weights))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_ignored_voxels_count_in_neither_term(batch_dice: bool) -> None:
+    logits, labels = case()
+    loss = DiceCrossEntropy(batch_dice=batch_dice, ignore_index=9)
+    marked = labels.clone()
+    marked[:, :, :2] = 9
+    cut = DiceCrossEntropy(batch_dice=batch_dice)(logits[:, :, 2:], labels[:, :, 2:])
+    torch.testing.assert_close(loss(logits, marked), cut)
+    (gradient,) = torch.autograd.grad(loss(logits, marked), logits)
+    assert gradient[:, :, :2].abs().max() == 0
+    assert gradient[:, :, 2:].abs().max() > 0
+
+
+def test_perfect_prediction_has_no_loss() -> None:
+    _, labels = case()
+    logits = 50 * torch.nn.functional.one_hot(labels[:, 0], 4).movedim(-1, 1).float()
+    dice, cross_entropy = DiceCrossEntropy().parts(logits, labels)
+    assert float(dice) == pytest.approx(0, abs=1e-6)
+    assert float(cross_entropy) == pytest.approx(0, abs=1e-6)
+
+
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    logits, labels = case()
+    full = DiceCrossEntropy()(logits.half().float(), labels)
+    torch.testing.assert_close(DiceCrossEntropy()(logits.half(), labels), full, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [-1, 4])
+def test_label_without_class_is_refused(value: int) -> None:
+    logits, labels = case()
+    labels[0, 0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="network has 4 classes"):
+        DiceCrossEntropy()(logits, labels)
+
+
+def test_deep_supervision_weights_sum_to_one() -> None:
+    logits, labels = case(shape=(8, 8, 4))
+    loss = DeeplySupervised(DiceCrossEntropy())
+    flat = DiceCrossEntropy()
+    coarse = torch.randn(2, 4, 4, 4, 2, generator=torch.Generator().manual_seed(1))
+    down = labels[:, :, 1::2, 1::2, 1::2]  # the voxel under the coarse voxel's centre
+    expected = 2 / 3 * flat(logits, labels) + 1 / 3 * flat(coarse, down)
+    torch.testing.assert_close(loss([logits, coarse], labels), expected)
+    assert set(loss.last_parts) == {"dice", "cross_entropy"}
+    torch.testing.assert_close(loss(logits, labels), flat(logits, labels))

@@ -1,0 +1,123 @@
+"""The plan-driven U-Net against MONAI's DynUNet, and the contract every network keeps."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from monai.networks.nets import DynUNet
+
+from monai_ext.networks.plan_unet import PlanUNet
+
+TOPOLOGIES = {
+    "hippocampus": (3, 1, 3, [[1] * 3] + [[2] * 3] * 3, [[3] * 3] * 4, (32, 64, 128, 256)),
+    "prostate": (
+        3,
+        2,
+        3,
+        [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+        [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+        (32, 64, 128, 256, 320, 320),
+    ),
+    "hippocampus 2d": (2, 1, 3, [[1] * 2] + [[2] * 2] * 3, [[3] * 2] * 4, (32, 64, 128, 256)),
+}
+PARAMETERS = {"hippocampus": 5_601_187, "prostate": 30_555_075, "hippocampus 2d": 1_926_499}  # published counts
+SMALL = (3, 1, 3, [[1] * 3, [1, 2, 2], [2] * 3, [2] * 3], [[1, 3, 3], [3] * 3, [3] * 3, [3] * 3], (4, 8, 16, 16))
+
+
+def dynunet(dims: int, c_in: int, c_out: int, strides: list, kernels: list, features: tuple) -> DynUNet:
+    return DynUNet(
+        dims,
+        c_in,
+        c_out,
+        kernels,
+        strides,
+        strides[1:],
+        filters=features,
+        norm_name=("instance", {"affine": True}),
+        act_name=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        trans_bias=True,
+    )
+
+
+def copy_from_dynunet(ours: PlanUNet, theirs: DynUNet) -> None:
+    """Match tensors by their role: DynUNet names its layers otherwise and lists every convolution before its norms."""
+    names = {}
+    blocks = [("encoder.0", "input_block")]
+    depth = len(ours.encoder)
+    blocks += [(f"encoder.{i}", f"downsamples.{i - 1}") for i in range(1, depth - 1)]
+    blocks += [(f"encoder.{depth - 1}", "bottleneck")]
+    for mine, other in blocks:
+        for j in (0, 1):
+            names[f"{mine}.{j}.0.weight"] = f"{other}.conv{j + 1}.conv.weight"
+            names[f"{mine}.{j}.1.weight"] = f"{other}.norm{j + 1}.weight"
+            names[f"{mine}.{j}.1.bias"] = f"{other}.norm{j + 1}.bias"
+    for i in range(depth - 1):
+        names[f"decoder.{i}.up.weight"] = f"upsamples.{i}.transp_conv.conv.weight"
+        names[f"decoder.{i}.up.bias"] = f"upsamples.{i}.transp_conv.conv.bias"
+        for j, part in enumerate(("first", "second"), start=1):
+            names[f"decoder.{i}.{part}.0.weight"] = f"upsamples.{i}.conv_block.conv{j}.conv.weight"
+            names[f"decoder.{i}.{part}.1.weight"] = f"upsamples.{i}.conv_block.norm{j}.weight"
+            names[f"decoder.{i}.{part}.1.bias"] = f"upsamples.{i}.conv_block.norm{j}.bias"
+    names["heads.0.weight"] = "output_block.conv.conv.weight"
+    names["heads.0.bias"] = "output_block.conv.conv.bias"
+    source = theirs.state_dict()
+    ours.load_state_dict({mine: source[other] for mine, other in names.items()})
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_parameter_counts_are_the_published_ones(name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = PlanUNet(*TOPOLOGIES[name]), dynunet(*TOPOLOGIES[name])
+    count = sum(p.numel() for p in ours.parameters())
+    assert count == PARAMETERS[name] == sum(p.numel() for p in theirs.parameters())
+
+
+def test_output_equals_dynunet_with_copied_weights() -> None:
+    torch.manual_seed(0)
+    theirs = dynunet(*SMALL)
+    ours = PlanUNet(*SMALL)
+    for parameter in theirs.parameters():  # norms start at one and zero: make them count
+        torch.nn.init.normal_(parameter, std=0.3)
+    copy_from_dynunet(ours, theirs)
+    image = torch.randn(2, 1, 8, 32, 16)
+    # same operations in the same order: only the memory layout of intermediate tensors may differ
+    torch.testing.assert_close(ours.eval()(image), theirs.eval()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_deep_supervision_lists_native_resolutions() -> None:
+    network = PlanUNet(*SMALL, deep_supervision=True)
+    outputs = network(torch.randn(1, 1, 8, 32, 16))
+    assert [tuple(o.shape) for o in outputs] == [(1, 3, 8, 32, 16), (1, 3, 8, 16, 8)]
+    assert [tuple(o.shape) for o in network.eval()(torch.randn(1, 1, 8, 32, 16))] == [(1, 3, 8, 32, 16)]
+
+
+def test_weights_load_from_a_deeply_supervised_network() -> None:
+    trained, plain = PlanUNet(*SMALL, deep_supervision=True), PlanUNet(*SMALL)
+    plain.load_state_dict(trained.state_dict())
+    image = torch.randn(1, 1, 8, 32, 16)
+    torch.testing.assert_close(plain.eval()(image), trained.eval()(image)[0], rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        trained.load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+@pytest.mark.parametrize("norm", ["instance", "batch", "group"])
+def test_contract(deep_supervision: bool, norm: str) -> None:
+    """Every parameter gets a gradient; the network can be copied after a step, and scripted with equal output."""
+    network = PlanUNet(*SMALL, deep_supervision=deep_supervision, norm=norm)
+    image = torch.randn(2, 1, 8, 32, 16)
+    outputs = network(image)
+    outputs = outputs if deep_supervision else [outputs]
+    sum(o.square().mean() for o in outputs).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+    twin = copy.deepcopy(network).eval()
+    scripted = torch.jit.script(twin)
+    expected, found = twin(image), scripted(image)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # scripting may fuse differently
+
+
+def test_unknown_norm_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch.*group.*instance.*'layer'"):
+        PlanUNet(*SMALL, norm="layer")

@@ -1,0 +1,74 @@
+"""Plans read back from JSON, and the messages for broken ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_ext.errors import InputError
+from monai_ext.planning.msd_plans import named_plan
+from monai_ext.planning.plan import Plan
+
+Content = dict[str, Any]
+
+
+@pytest.fixture
+def content() -> Content:
+    return json.loads(named_plan("04").to_json())
+
+
+def test_round_trip_through_a_file(tmp_path: Path) -> None:
+    plan = named_plan("05")
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(colour="red"), r"unknown fields \['colour'\]"),
+        (lambda c: c.pop("strides"), "strides: Field required"),
+        (lambda c: c.update(batch_size="many"), "batch_size: .*many"),
+        (lambda c: c["intensity"][0].pop("mean"), r"intensity\.0\.mean: Field required"),
+        (lambda c: c.update(spacing=[1.0, 1.0]), "spacing has 2 entries for 3 axes"),
+        (lambda c: c.update(patch_size=[40, 57, 40]), r"patch_size\[1\] = 57 is not a multiple of its total stride 8"),
+        (lambda c: c.update(axes=[0, 0, 1]), "no permutation"),
+        (lambda c: c.update(features=[32, 64]), "4, 4, 2 levels"),
+        (lambda c: c.update(spacing=[1.0, -1.0, 1.0]), "must be positive"),
+        (lambda c: c["strides"].__setitem__(1, [2, 2]), "need 3 numbers per level"),
+    ],
+)
+def test_broken_plans_are_refused(content: Content, change: Callable[[Content], Any], message: str) -> None:
+    change(content)
+    with pytest.raises(InputError, match=message) as caught:
+        Plan.from_dict(content, "here/plan.json")
+    assert "here/plan.json" in str(caught.value)
+    assert "Cure:" in str(caught.value)
+
+
+def test_several_missing_fields_are_named_at_once(content: Content) -> None:
+    del content["axes"], content["crop"]
+    with pytest.raises(InputError, match=r"axes: Field required[\s\S]*crop: Field required"):
+        Plan.from_dict(content)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="plan not found"):
+        Plan.load(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_hash_follows_what_is_stored_and_nothing_else() -> None:
+    ct, mr = named_plan("09"), named_plan("04")
+    assert (
+        ct.preprocessing_hash() == ct.with_changes("test", batch_size=5, patch_size=(32, 96, 96)).preprocessing_hash()
+    )
+    assert ct.preprocessing_hash() != ct.with_changes("test", spacing=(2.0, 1.0, 1.0)).preprocessing_hash()
+    assert ct.preprocessing_hash() != ct.with_changes("test", intensity=mr.intensity).preprocessing_hash()
+    assert mr.preprocessing_hash() == mr.with_changes("test", intensity=ct.intensity).preprocessing_hash()
