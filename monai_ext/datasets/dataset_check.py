@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_ext.datasets.image_files import geometry_difference, read_image, read_label, written_atomically
+from monai_ext.atomic_files import write_text
+from monai_ext.datasets.image_files import geometry_difference, read_image, read_label
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
 
@@ -63,9 +64,7 @@ def check_dataset(
     problems.raise_if_any()
     warnings += _compare_cases(reports)
     if cache_file is not None:
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        with written_atomically(cache_file) as temporary:
-            temporary.write_text(json.dumps({"key": key, "warnings": warnings}, indent=1), encoding="utf-8")
+        write_text(cache_file, json.dumps({"key": key, "warnings": warnings}, indent=1) + "\n")
     return warnings
 
 

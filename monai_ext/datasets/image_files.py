@@ -5,11 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import os
-import secrets
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from monai_ext.atomic_files import replacing
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, NIFTI_ENDINGS, image_ending
 from monai_ext.datasets.geometry import Geometry, check_same_geometry, geometry_difference
 from monai_ext.datasets.input_files import find_inputs
@@ -142,19 +140,6 @@ def write_probabilities(path: Path, probabilities: np.ndarray, geometry: Geometr
     _write_nifti(Path(path), stored, geometry)
 
 
-@contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` with the same ending; on success sync it and move it to `path`."""
-    temporary = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read_channels(path: Path) -> tuple[np.ndarray, Geometry]:
     stored, geometry = _read_stored(path, as_float=True)
     if stored.ndim == len(geometry.file_shape):
@@ -245,7 +230,7 @@ def _write_nifti(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
         header.set_qform(np.array(geometry.affine), code=1, strip_shears=True)
         header.set_xyzt_units("mm")
     image = nibabel.Nifti1Image(stored, None, header)
-    with written_atomically(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             with gzip.GzipFile("", "wb", compresslevel=3, fileobj=file, mtime=0) as packed:
                 image.to_stream(packed)

@@ -92,7 +92,7 @@ def draw_case(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     label = np.zeros(shape, dtype=np.uint8)
     for side in (0.33, 0.67):
         centre = size * np.array([side, *rng.uniform(0.38, 0.62, 2)])
-        radii = rng.uniform([4.0, 4.0, 6.0], [6.5, 6.5, 9.5])
+        radii = rng.uniform([5.0, 5.0, 7.0], [7.5, 7.5, 10.5])
         label[_inside_ellipsoid(grid, centre, radii, _rotation(rng))] = LABELS["ellipsoid"]
     label[_inside_tube(grid, size, rng) & (label == 0)] = LABELS["tube"]
     distractor = _inside_ellipsoid(grid, size * rng.uniform(0.25, 0.75, 3), rng.uniform(2.5, 4.0, 3), _rotation(rng))
@@ -101,9 +101,9 @@ def draw_case(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     image = np.where(body, 300.0, 60.0)
     image[distractor] = 520.0
     image[label == LABELS["ellipsoid"]] = 460.0
-    image[label == LABELS["tube"]] = 560.0
+    image[label == LABELS["tube"]] = 600.0
     image = _smooth(image) * _bias_field(grid / size, rng) * gain
-    image += rng.normal(0.0, 45.0 * gain, shape)
+    image += rng.normal(0.0, 40.0 * gain, shape)
     affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
     affine[:3, 3] = [size[0] / 2, -size[1] / 2, -size[2] / 2]
     return np.clip(np.rint(image), 0, 4095).astype(np.int16), label, affine
@@ -120,7 +120,7 @@ def _inside_ellipsoid(grid: np.ndarray, centre: np.ndarray, radii: np.ndarray, r
 
 def _inside_tube(grid: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Tube along x: its centre line is a sine in y and a slope in z."""
-    radius = rng.uniform(3.2, 4.4)
+    radius = rng.uniform(4.2, 5.6)
     swing, phase, slope = rng.uniform(3.0, 7.0), rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
     start, stop = size[0] * rng.uniform(0.15, 0.25), size[0] * rng.uniform(0.75, 0.85)
     middle = size * np.array([0.5, rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6)])

@@ -60,7 +60,7 @@ class FoldDice(Metric):
             return float("nan")
         return sum(sum(row) for row in self.rows) / (len(self.rows) * len(self.classes))
 
-    def completed(self, engine: Engine, name: str) -> None:  # type: ignore[override]
+    def completed(self, engine: Engine, name: str) -> None:
         super().completed(engine, name)
         means = [sum(column) / len(self.rows) for column in zip(*self.rows, strict=True)]
         engine.state.dice = dict(zip(self.classes, means, strict=True))  # type: ignore[attr-defined]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_ext.atomic_files import write_text
 from monai_ext.datasets.dataset_check import check_dataset, dataset_state
 from monai_ext.datasets.folds import Fold, leaking_groups, load_splits, make_folds, read_groups, select_fold
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
-from monai_ext.engines.atomic_files import write_text
 from monai_ext.errors import InputError
 from monai_ext.planning.fingerprint import Fingerprint, compute_fingerprint
 from monai_ext.planning.msd_plans import named_plan
@@ -65,10 +65,7 @@ def choose_fold(
     """
     names = [case.name for case in dataset.training]
     groups = read_groups(dataset, group_by) if group_by else None
-    if splits_file:
-        folds = load_splits(Path(splits_file), names)
-    else:
-        folds = make_folds(names, nfolds, fold_seed, groups)
+    folds = load_splits(Path(splits_file), names) if splits_file else make_folds(names, nfolds, fold_seed, groups)
     if groups:
         for group in leaking_groups(folds, groups):
             logger.warning("group %s is in training and validation: validation scores will be too good", group)
@@ -108,8 +105,8 @@ def prepare(
 ) -> Prepared:
     """Bring a dataset to the point where training can start.
 
-    Steps that are done already are skipped: the check, the fingerprint and every stored case are kept as long as the raw
-    files and the plan they belong to are the same. The plan is written to `output_dir/plan.json`, beside the weights.
+    Steps that are done already are skipped: check, fingerprint and stored cases are kept as long as the raw files and
+    the plan they belong to are the same. The plan is written to `output_dir/plan.json`, beside the weights.
 
     Args:
         dataset_dir: folder with `dataset.json`; empty for the phantom.

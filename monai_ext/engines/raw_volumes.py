@@ -47,7 +47,11 @@ class RawVolumes(Dataset[dict[str, Any]]):
             reference = read_label(case.label)[0] if case.label is not None else None
             stored, _, placement = preprocess(image, geometry, self.plan)
         except InputError as error:
-            return {"case": case, "error": str(error), "image": torch.zeros(self.plan.num_channels, *self.plan.patch_size)}
+            return {
+                "case": case,
+                "error": str(error),
+                "image": torch.zeros(self.plan.num_channels, *self.plan.patch_size),
+            }
         return {
             "image": torch.from_numpy(stored),
             "case": case,

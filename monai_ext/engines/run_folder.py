@@ -35,7 +35,9 @@ def announce(output_dir: str, device: torch.device | str) -> None:
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{output_dir}: cannot be made ({error}). Cure: set --output_dir to a writable folder") from error
+        raise InputError(
+            f"{output_dir}: cannot be made ({error}). Cure: set --output_dir to a writable folder"
+        ) from error
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

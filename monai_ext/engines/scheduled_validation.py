@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler
 
-from monai_ext.engines.atomic_files import save_tensors
+from monai_ext.atomic_files import save_tensors
 from monai_ext.engines.interruption import Interruption
 from monai_ext.engines.schedules import ProgressSchedule
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.engines.atomic_files import save_tensors
+from monai_ext.atomic_files import save_tensors
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
@@ -114,7 +114,9 @@ class TrainingCheckpoint:
         content = load_tensors(self.path, "delete it and start anew, or restore a copy")
         missing = {"format", "plan", "iteration", *self.parts} - set(content)
         if missing:
-            raise InputError(f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew")
+            raise InputError(
+                f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew"
+            )
         if content["plan"] != self._signature():
             raise InputError(
                 f"{self.path}: was trained with another plan ({content['plan']}) than the present one "

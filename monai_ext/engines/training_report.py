@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from monai_ext.engines.atomic_files import write_text
+from monai_ext.atomic_files import write_text
 from monai_ext.engines.interruption import Interruption
 from monai_ext.engines.progress_log import duration
 from monai_ext.engines.scheduled_validation import ScheduledValidation

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from monai_ext.atomic_files import replacing
 
 if TYPE_CHECKING:
     from PIL import ImageDraw, ImageFont
@@ -48,11 +48,8 @@ def draw_overlay(
 
     path = Path(path)
     picture = compose_overlay(image, reference, prediction, classes, spacing, title or path.stem, num_slices)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        Image.fromarray(picture).save(temporary, format="PNG")
-        os.replace(temporary, path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, format="PNG")
 
 
 def compose_overlay(

@@ -6,15 +6,14 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monai_ext.atomic_files import write_text
 from monai_ext.errors import InputError
 from monai_ext.evaluation.segmentation_metrics import ClassMetrics
 
@@ -90,9 +89,9 @@ def write_report(folder: Path, cases: Cases, extras: Mapping[str, Any] | None = 
     summary = _strict({**summary, **(extras or {})})
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(folder / "metrics.json", _json(_strict(cases)))
-    _write_text(folder / "metrics.csv", _csv(cases))
-    _write_text(folder / "summary.json", _json(summary))
+    write_text(folder / "metrics.json", _json(_strict(cases)))
+    write_text(folder / "metrics.csv", _csv(cases))
+    write_text(folder / "summary.json", _json(summary))
     return summary
 
 
@@ -196,21 +195,6 @@ def _csv(cases: Cases) -> str:
         for name, values in metrics.items():
             writer.writerow({"case": case, "class": name, **values})
     return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        # mkstemp makes files that only their owner may read; a report follows the umask like any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -33,9 +33,7 @@ class DeeplySupervised(nn.Module):
         total = outputs[0].new_zeros((), dtype=torch.float32)
         for i, (output, weight) in enumerate(zip(outputs, weights, strict=True)):
             dice, cross_entropy = self.loss.parts(output, _nearest(labels, output.shape[2:]))
-            total = total + weight / sum(weights) * (
-                self.loss.dice_weight * dice + self.loss.ce_weight * cross_entropy
-            )
+            total = total + weight / sum(weights) * (self.loss.dice_weight * dice + self.loss.ce_weight * cross_entropy)
             if i == 0:
                 self.last_parts = {"dice": dice.detach(), "cross_entropy": cross_entropy.detach()}
         return total

@@ -10,8 +10,8 @@ from torch import nn
 
 from monai_ext.planning.plan import Plan
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM: dict[str, Callable[[int, int], nn.Module]] = {
     "instance": lambda dims, c: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](c, affine=True),
     "batch": lambda dims, c: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](c),

@@ -121,8 +121,12 @@ class Plan:
         try:
             plan = TypeAdapter(cls).validate_python(dict(content))
         except ValidationError as error:
-            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e['input']!r:.60})" for e in error.errors()]
-            raise InputError("\n  - ".join([f"{source} is not a valid plan. Cure: mend these fields", *lines])) from error
+            lines = [
+                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e['input']!r:.60})" for e in error.errors()
+            ]
+            raise InputError(
+                "\n  - ".join([f"{source} is not a valid plan. Cure: mend these fields", *lines])
+            ) from error
         plan.check(source)
         return plan
 
@@ -139,7 +143,9 @@ class Plan:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}: not JSON ({error}). Cure: restore the plan or delete it to plan again") from error
+            raise InputError(
+                f"{path}: not JSON ({error}). Cure: restore the plan or delete it to plan again"
+            ) from error
         return cls.from_dict(content, path)
 
     def check(self, source: str | Path = "plan") -> None:

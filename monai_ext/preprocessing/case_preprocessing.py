@@ -18,11 +18,11 @@ from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.crop import Box, crop, foreground_box, paste
 from monai_ext.preprocessing.intensity import normalize
 from monai_ext.preprocessing.resample import (
-    logit_tiles,
     needs_separate_axis,
     resample_image,
     resample_labels,
     resample_logits_argmax,
+    use_logit_tiles,
 )
 
 if TYPE_CHECKING:
@@ -131,8 +131,11 @@ def restore_probabilities(logits: torch.Tensor, placement: Placement, geometry: 
     result = np.zeros((logits.shape[0], *placement.raw_shape), dtype=np.float32)
     result[0] = 1
     inside = crop(result, placement.box).transpose(0, *(1 + a for a in stored_axes(plan)))
-    for region, tile in logit_tiles(logits, _cropped_shape(placement, plan), separate):
+
+    def fill(region: tuple[slice, ...], tile: torch.Tensor) -> None:
         inside[(slice(None), *region)] = tile.softmax(0).cpu().numpy()
+
+    use_logit_tiles(logits, _cropped_shape(placement, plan), separate, fill)
     return result
 
 

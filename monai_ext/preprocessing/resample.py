@@ -14,7 +14,8 @@ next to nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 
@@ -59,20 +60,11 @@ def resample_image(image: np.ndarray, shape: Sequence[int], separate_axis: int |
     if image.shape[1:] == shape:
         return np.array(image, dtype=np.float32, order="C")
     result = np.empty((image.shape[0], *shape), dtype=np.float32)
-    axes = _axes(image.shape[1:], shape, 3, separate_axis)
-    reduced = tuple(axis for axis in range(3) if axis != separate_axis)
     for source, target in zip(image, result, strict=True):
-        volume, out = torch.from_numpy(np.require(source, np.float32, ["C", "W"])), torch.from_numpy(target)
-        low, high = volume.amin(reduced, keepdim=True), volume.amax(reduced, keepdim=True)
-        for region in _tiles(axes, 3):
-            blocks = [axis.block(part) for axis, part in zip(axes, region, strict=True)]
-            tile = _interpolate(volume[_window(blocks)][None], blocks)[0]
-            if separate_axis is None:
-                tile.clamp_(low, high)
-            else:
-                slices = axes[separate_axis].nearest[region[separate_axis]]
-                tile.clamp_(low.index_select(separate_axis, slices), high.index_select(separate_axis, slices))
-            out[region] = tile
+        # a writable copy of read-only arrays: torch has no read-only tensors
+        _fill_channel(
+            torch.from_numpy(np.require(source, np.float32, ["C", "W"])), torch.from_numpy(target), separate_axis
+        )
     return result
 
 
@@ -94,17 +86,20 @@ def resample_labels(labels: np.ndarray, shape: Sequence[int], separate_axis: int
         return np.array(labels, order="C")
     result = np.zeros(shape, dtype=labels.dtype)
     axes = _axes(labels.shape, shape, 1, separate_axis, shift=_TIE_SHIFT)
-    for region in _tiles(axes, 1):
+
+    def fill(region: tuple[slice, ...]) -> None:
         blocks = [axis.block(part) for axis, part in zip(axes, region, strict=True)]
         window = labels[_window(blocks)]
         if window.min() == window.max():
             result[region] = window.flat[0]
-            continue
+            return
         values = np.flatnonzero(np.bincount(window.ravel()))
         others = torch.from_numpy(np.stack([window == value for value in values[1:]]))
         shares = _interpolate(others.float(), blocks)
         first = 1 - shares.sum(0, keepdim=True)
         result[region] = values[_index_of_largest(torch.cat([first, shares])).numpy()]
+
+    _for_each(fill, _tiles(axes, 1))
     return result
 
 
@@ -120,19 +115,28 @@ def resample_logits(logits: torch.Tensor, shape: Sequence[int], separate_axis: i
         `[K, *shape]` float32 on the device of the input.
     """
     result = torch.empty((logits.shape[0], *shape), dtype=torch.float32, device=logits.device)
-    for region, tile in logit_tiles(logits, shape, separate_axis):
+
+    def keep(region: tuple[slice, ...], tile: torch.Tensor) -> None:
         result[(slice(None), *region)] = tile
+
+    use_logit_tiles(logits, shape, separate_axis, keep)
     return result
 
 
-def logit_tiles(
-    logits: torch.Tensor, shape: Sequence[int], separate_axis: int | None = None
-) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
-    """Yield the resampled logits in parts that fit into memory: the region of the output and `[K, *region]` float32."""
+def use_logit_tiles(
+    logits: torch.Tensor,
+    shape: Sequence[int],
+    separate_axis: int | None,
+    use: Callable[[tuple[slice, ...], torch.Tensor], None],
+) -> None:
+    """Resample in parts that fit into memory: `use(region of the output, [K, *region] float32)`, in several threads."""
     axes = _axes(logits.shape[1:], shape, 1, separate_axis, logits.device)
-    for region in _tiles(axes, 1):
+
+    def make(region: tuple[slice, ...]) -> None:
         blocks = [axis.block(part) for axis, part in zip(axes, region, strict=True)]
-        yield region, _interpolate(logits[(slice(None), *_window(blocks))].float(), blocks)
+        use(region, _interpolate(logits[(slice(None), *_window(blocks))].float(), blocks))
+
+    _for_each(make, _tiles(axes, 1))
 
 
 def resample_logits_argmax(logits: torch.Tensor, shape: Sequence[int], separate_axis: int | None = None) -> np.ndarray:
@@ -151,16 +155,19 @@ def resample_logits_argmax(logits: torch.Tensor, shape: Sequence[int], separate_
     """
     result = np.zeros(tuple(shape), dtype=np.uint8 if logits.shape[0] <= 256 else np.uint16)
     axes = _axes(logits.shape[1:], shape, 1, separate_axis, logits.device)
-    for region in _tiles(axes, 1):
+
+    def fill(region: tuple[slice, ...]) -> None:
         blocks = [axis.block(part) for axis, part in zip(axes, region, strict=True)]
         window = logits[(slice(None), *_window(blocks))]
         beaten = window.amax((1, 2, 3)) < window.amin((1, 2, 3)).max()  # nobody is where there is a NaN
         candidates = torch.nonzero(~beaten).flatten()
         if len(candidates) == 1:
             result[region] = int(candidates)
-            continue
+            return
         tile = _interpolate(window[candidates].float(), blocks)
         result[region] = candidates.cpu().numpy()[_index_of_largest(tile).cpu().numpy()]
+
+    _for_each(fill, _tiles(axes, 1))
     return result
 
 
@@ -222,6 +229,24 @@ def _cubic_spline(distance: np.ndarray) -> np.ndarray:
     return np.where(d < 1, 2 / 3 - d**2 + d**3 / 2, np.where(d < 2, (2 - d) ** 3 / 6, 0.0))
 
 
+def _fill_channel(volume: torch.Tensor, out: torch.Tensor, separate_axis: int | None) -> None:
+    axes = _axes(volume.shape, out.shape, 3, separate_axis)
+    reduced = tuple(axis for axis in range(3) if axis != separate_axis)
+    low, high = volume.amin(reduced, keepdim=True), volume.amax(reduced, keepdim=True)
+
+    def fill(region: tuple[slice, ...]) -> None:
+        blocks = [axis.block(part) for axis, part in zip(axes, region, strict=True)]
+        tile = _interpolate(volume[_window(blocks)][None], blocks)[0]
+        if separate_axis is None:
+            tile.clamp_(low, high)
+        else:
+            slices = axes[separate_axis].nearest[region[separate_axis]]
+            tile.clamp_(low.index_select(separate_axis, slices), high.index_select(separate_axis, slices))
+        out[region] = tile
+
+    _for_each(fill, _tiles(axes, 3))
+
+
 def _axes(
     shape: Sequence[int],
     new_shape: Sequence[int],
@@ -242,6 +267,26 @@ def _tiles(axes: Sequence[_Axis], order: int) -> Iterator[tuple[slice, ...]]:
         step = max(1, int(size * min(1.0, axis.n_out / axis.n_in)))
         parts.append([slice(start, min(start + step, axis.n_out)) for start in range(0, axis.n_out, step)])
     return product(*parts)
+
+
+def _for_each(work: Callable[[tuple[slice, ...]], None], regions: Iterable[tuple[slice, ...]]) -> None:
+    """Work on tiles in as many threads as torch may use, each operation in one thread.
+
+    Splitting every small operation instead makes all threads wait for each other thousands of times, which on a busy
+    machine (another process on one of the cores) is slower than one thread by a factor of ten and more.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for region in regions:
+            work(region)
+        return
+    torch.set_num_threads(1)  # what new threads start with
+    try:
+        with ThreadPoolExecutor(threads) as executor:
+            for _ in executor.map(work, regions):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _window(blocks: Sequence[_Block]) -> tuple[slice, ...]:

@@ -1,7 +1,7 @@
 """Linear interpolation of images and label maps at arbitrary positions.
 
-Work goes by slabs that fit a core's cache; index and weights of a slab serve the image and the label. On a CPU core
-this takes a third of the time of the 3D `grid_sample`.
+Work goes by slabs small enough for the cache; index and weights of a slab serve the image and the label. On one CPU
+core this takes half of the time of the 3D `grid_sample`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 _CORNERS = [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)]
-_SLAB = 1 << 16  # voxels; a dozen temporaries of 4 bytes stay within a typical second-level cache
+_SLAB = 1 << 17  # voxels; smaller slabs pay more for the calls, larger ones leave the cache
 
 
 def sample_patch(
@@ -34,7 +34,7 @@ def sample_patch(
         image `[C, *size]` float32 and label `[1, *size]` of its own type.
     """
     channels = [channel.contiguous().view(-1) for channel in image]
-    out = torch.empty((len(channels), *size), dtype=image.dtype)
+    out = torch.from_numpy(np.empty((len(channels), *size), np.float32))  # numpy backs large arrays with huge pages
     lines = _position_lines(matrix, centre, size)
     if label is not None:
         flat_label = label.contiguous().view(-1)
@@ -95,14 +95,13 @@ def _interpolate(
 
 def _mixed_cells(label: torch.Tensor) -> torch.Tensor:
     """True where the eight corners of the cell starting at a voxel differ; `[d, h, w]` bool."""
-    low = high = label
+    low = high = label.numpy()
+    mixed = np.zeros(low.shape, bool)
     for axis in range(3):
-        n = low.shape[axis] - 1
-        low = torch.minimum(low.narrow(axis, 0, n), low.narrow(axis, 1, n))
-        high = torch.maximum(high.narrow(axis, 0, n), high.narrow(axis, 1, n))
-    mixed = torch.zeros(label.shape, dtype=torch.bool)
-    mixed[:-1, :-1, :-1] = low != high
-    return mixed
+        left, right = [(slice(None),) * axis + (cut,) for cut in (slice(None, -1), slice(1, None))]
+        low, high = np.minimum(low[left], low[right]), np.maximum(high[left], high[right])
+    np.not_equal(low, high, out=mixed[:-1, :-1, :-1])
+    return torch.from_numpy(mixed)
 
 
 def _vote(

@@ -66,7 +66,8 @@ def test_unknown_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "decay"), [("sgd", torch.optim.SGD, 3e-5), ("adamw", torch.optim.AdamW, 3e-5), ("radam", torch.optim.RAdam, 3e-5)]
+    ("name", "kind", "decay"),
+    [("sgd", torch.optim.SGD, 3e-5), ("adamw", torch.optim.AdamW, 3e-5), ("radam", torch.optim.RAdam, 3e-5)],
 )
 def test_optimizers_carry_their_options(name: str, kind: type, decay: float) -> None:
     optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], name, 0.01, decay, 0.9)

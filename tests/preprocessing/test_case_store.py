@@ -182,6 +182,11 @@ def test_file_size_limit(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def fill(folder: Path) -> None:
+    for number in range(20):
+        write(folder, f"case_{number}")
+
+
 def test_really_full_disk(tmp_path: Path) -> None:
     mounted = tmp_path / "small"
     mounted.mkdir()
@@ -194,8 +199,7 @@ def test_really_full_disk(tmp_path: Path) -> None:
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         with pytest.raises(StorageError, match="Cure"):
-            for number in range(20):
-                write(mounted, f"case_{number}")
+            fill(mounted)
         assert hidden(mounted) == []
         names = CaseStore(mounted).names
         assert names

@@ -8,8 +8,6 @@ from monai_ext.planning.plan import ChannelIntensity
 from monai_ext.preprocessing.intensity import mean_and_std, nonzero_mask, normalize
 
 CT = ChannelIntensity(40.0, 20.0, 40.0, -1000.0, 900.0, percentile_00_5=0.0, percentile_99_5=90.0)
-    mean=40.0, std=20.0, median=40.0, minimum=-1000.0, maximum=900.0, percentile_00_5=0.0, percentile_99_5=90.0
-)
 
 
 def noise(shape: tuple[int, ...] = (1, 8, 9, 10), mean: float = 100.0, std: float = 15.0) -> np.ndarray:

@@ -183,3 +183,20 @@ def test_read_only_input() -> None:
     expected = resample_image(image, (7, 7, 7))
     image.flags.writeable = False
     np.testing.assert_array_equal(resample_image(image, (7, 7, 7)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_nothing(threads: int) -> None:
+    rng = np.random.default_rng(7)
+    image = rng.normal(size=(2, 40, 70, 70)).astype(np.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = resample_image(image, (66, 90, 130))
+        labels = resample_logits_argmax(torch.from_numpy(image), (66, 90, 130))
+        torch.set_num_threads(threads)
+        np.testing.assert_array_equal(resample_image(image, (66, 90, 130)), expected)
+        np.testing.assert_array_equal(resample_logits_argmax(torch.from_numpy(image), (66, 90, 130)), labels)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces `path`, on failure it is removed.
+    """Yield a temporary name beside `path` with the same ending; on success it replaces `path`, on failure it goes.
 
     The last good file is never removed before the new one is complete.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
     try:
         yield partial
-        with open(partial, "rb") as file:
+        with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
@@ -30,12 +29,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text with Unix line ends."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def save_tensors(path: str | Path, content: Any) -> None:
-    """`torch.save` atomically; `content` must be loadable with `weights_only=True`."""
+    """`torch.save`; `content` must be loadable with `weights_only=True`."""
+    import torch
+
     with replacing(path) as partial:
         torch.save(content, partial)
