@@ -10,12 +10,17 @@ import torch
 from monai_ext.atomic_files import replacing, save_tensors, write_text
 
 
+def fail_halfway(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError("disk")
+
+
 def test_failure_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
     write_text(path, "old\n")
-    with pytest.raises(RuntimeError, match="disk"), replacing(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError("disk")
+    with pytest.raises(RuntimeError, match="disk"):
+        fail_halfway(path)
     assert path.read_text() == "old\n"
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 

@@ -13,15 +13,15 @@ from monai.utils.enums import CommonKeys
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
 from monai_ext.errors import InputError
 from monai_ext.evaluation.segmentation_metrics import case_metrics
-from monai_ext.evaluation.segmentation_report import format_table, summarize, write_report
+from monai_ext.evaluation.segmentation_report import format_table, write_report
 from monai_ext.planning.plan import Plan
-from monai_ext.preprocessing.case_preprocessing import restore_labels, restore_probabilities
+from monai_ext.preprocessing.case_preprocessing import restore_labels, restore_probabilities, restore_stored_labels
 
 logger = logging.getLogger(__name__)
 
 
 class PredictionOutputs:
-    """Takes the logits of every case back to its raw grid and writes `<case>.nii.gz` and/or its metrics.
+    """Takes the prediction of every case back to its raw grid and writes `<case>.nii.gz` and/or its metrics.
 
     Args:
         plan: of the model.
@@ -64,15 +64,18 @@ class PredictionOutputs:
             self.failed.append(batch["error"])
             return
         case, geometry, placement = batch["case"], batch["geometry"], batch["placement"]
-        logits: torch.Tensor = engine.state.output[CommonKeys.PRED][0]
-        labels = restore_labels(logits, placement, geometry, self.plan)
+        predicted: torch.Tensor = engine.state.output[CommonKeys.PRED][0]
+        if predicted.shape[0] == 1:
+            labels = restore_stored_labels(predicted[0].cpu().numpy(), placement, geometry, self.plan)
+        else:
+            labels = restore_labels(predicted, placement, geometry, self.plan)
         if self.write:
             path = self.folder / f"{case.name}.nii.gz"
             write_label_map(path, labels, geometry)
             self.written.append(path)
         if self.probabilities:
             path = self.folder / f"{case.name}_probabilities.nii.gz"
-            write_probabilities(path, restore_probabilities(logits, placement, geometry, self.plan), geometry)
+            write_probabilities(path, restore_probabilities(predicted, placement, geometry, self.plan), geometry)
             self.written.append(path)
         if self.measure:
             self.metrics[case.name] = case_metrics(
@@ -88,8 +91,7 @@ class PredictionOutputs:
 
     def _finish(self, _: Any) -> None:
         if self.measure and self.metrics:
-            summary = summarize(self.metrics)
-            write_report(self.folder, self.metrics, {**summary, **self.about})
+            summary = write_report(self.folder, self.metrics, self.about)
             print(format_table(summary))
             print(f"metrics: {self.folder.resolve() / 'metrics.json'} and metrics.csv, summary.json")
         if self.written:

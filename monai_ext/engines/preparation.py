@@ -1,4 +1,4 @@
-"""From a raw folder to stored cases and folds: checked, fingerprinted, planned, preprocessed; done once, reused after."""
+"""From a raw folder to stored cases and folds: checked, fingerprinted, planned, preprocessed; reused afterwards."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from monai_ext.datasets.image_files import read_image, read_label
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
-from monai_ext.preprocessing.case_preprocessing import preprocess
+from monai_ext.preprocessing.case_preprocessing import needs_resampling, preprocess
 
 
 class RawVolumes(Dataset[dict[str, Any]]):
@@ -67,8 +67,29 @@ def one_case(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {**item, "image": item["image"][None]}
 
 
-def image_only(
-    batch: dict[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **_: Any
-) -> tuple[torch.Tensor, None]:
-    """`prepare_batch` for raw cases: the reference stays in raw space on the CPU."""
-    return batch[CommonKeys.IMAGE].to(device, non_blocking=non_blocking), None
+class CasePrediction:
+    """`iteration_update` of the evaluator: predict one case, holding no more than its output needs.
+
+    Where the stored grid is the raw grid and nobody asked for probabilities, windows are reduced to labels slab by
+    slab, so that the logits of the whole volume (classes x voxels x 4 bytes) never exist. Elsewhere logits are kept:
+    they, not labels, are what must be resampled.
+
+    Args:
+        plan: of the model.
+        probabilities: keep logits in any case.
+    """
+
+    def __init__(self, plan: Plan, probabilities: bool = False) -> None:
+        self.plan = plan
+        self.probabilities = probabilities
+
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return `pred`: labels `[1, 1, d, h, w]` or logits `[1, K, d, h, w]`; nothing for an unreadable case."""
+        if "error" in batch:
+            return {}
+        image = batch[CommonKeys.IMAGE].to(engine.state.device)
+        keep = self.probabilities or needs_resampling(batch["placement"], batch["geometry"], self.plan)
+        predict = engine.inferer if keep else engine.inferer.segment
+        device = torch.device(engine.state.device).type
+        with engine.mode(engine.network), torch.autocast(device, enabled=engine.amp, **engine.amp_kwargs):
+            return {CommonKeys.PRED: predict(image, engine.network)}

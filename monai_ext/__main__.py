@@ -1,0 +1,59 @@
+"""`python -m monai_ext COMMAND`: what belongs to no bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from monai_ext.errors import InputError
+
+
+class Commands:
+    """Commands beside the bundles."""
+
+    def environment(self) -> None:
+        """Print what a bug report needs: versions and device."""
+        import platform
+        from importlib.metadata import version
+
+        from monai_ext import __version__
+        from monai_ext.results import device_name
+
+        print(f"monai_ext {__version__}, Python {platform.python_version()}, {platform.platform()}")
+        for package in ("torch", "monai", "pytorch-ignite", "numpy", "nibabel", "itk"):
+            print(f"{package} {version(package)}")
+        print(device_name())
+
+    def record(self, run: str, results: str, command: str) -> None:
+        """Append a finished training and its evaluation to a result file (CSV).
+
+        Args:
+            run: output folder of `train_and_evaluate`.
+            results: CSV file with a row per result.
+            command: what was typed.
+        """
+        from monai_ext.results import append_row, result_row
+
+        append_row(Path(results), result_row(Path(run), command))
+
+    def tables(self, *documents: str) -> None:
+        """Fill the result tables of Markdown files from the result files that they name."""
+        from monai_ext.results import fill_tables
+
+        for document in documents:
+            print(f"{document}: {fill_tables(Path(document))} tables")
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    import fire
+
+    try:
+        fire.Fire(Commands, name="monai_ext")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Measured results as rows of a CSV file, and the tables of the READMEs that are filled from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import re
+import subprocess
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from monai_ext.atomic_files import write_text
+from monai_ext.errors import InputError
+
+COLUMNS = (
+    "dataset",
+    "fold",
+    "cases",
+    "training_minutes",
+    "steps",
+    "class_dice",
+    "mean_dice",
+    "surface_dice_1mm",
+    "hd95_mm",
+    "device",
+    "torch",
+    "monai",
+    "commit",
+    "date",
+    "command",
+)
+TABLE = re.compile(r"(<!-- results: (?P<file>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def device_name() -> str:
+    """Name of the GPU, or processor and thread count."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def commit(repository: Path) -> str:
+    """Short hash of the checked-out commit, with `+` if files differ from it; `unknown` outside a repository."""
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10"],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip()
+
+
+def result_row(run: Path, command: str) -> dict[str, Any]:
+    """One row from a finished training and its evaluation.
+
+    Raises:
+        InputError: the folder lacks the files of a training or of an evaluation.
+    """
+    files = [run / "metrics.json", run / "plan.json", run / "evaluation" / "summary.json"]
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{run}: lacks {', '.join(missing)}. Cure: run train_and_evaluate first")
+    training, plan, summary = (json.loads(path.read_text(encoding="utf-8")) for path in files)
+    means = summary["foreground_mean"]
+    class_dice = ", ".join(f"{name} {values['dice']['mean']:.4f}" for name, values in summary["classes"].items())
+    return {
+        "dataset": plan["dataset"],
+        "fold": summary["fold"],
+        "cases": summary["num_cases"],
+        "training_minutes": f"{training['training_minutes']:.1f}",
+        "steps": training["iterations"],
+        "class_dice": class_dice,
+        "mean_dice": f"{means['dice']:.4f}",
+        "surface_dice_1mm": f"{means['surface_dice']:.4f}",
+        "hd95_mm": f"{means['hd95_mm']:.2f}",
+        "device": device_name(),
+        "torch": version("torch"),
+        "monai": version("monai"),
+        "commit": commit(Path(__file__).parent),
+        "date": date.today().isoformat(),
+        "command": command,
+    }
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to a result file; the file is made with its header if it does not exist.
+
+    Raises:
+        InputError: the file has other columns.
+    """
+    rows = read_rows(path) if path.exists() else []
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*rows, row])
+    write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a result file.
+
+    Raises:
+        InputError: the file is missing or has other columns.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: result file not found. Cure: `python -m monai_ext record` writes it")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise InputError(f"{path}: has columns {reader.fieldnames}, not {list(COLUMNS)}. Cure: restore the file")
+        return list(reader)
+
+
+def markdown_table(rows: list[dict[str, str]]) -> str:
+    """Markdown table of result rows, followed by the commands."""
+    shown = [name for name in COLUMNS if name != "command"]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in shown) + " |", "|" + " --- |" * len(shown)]
+    lines += ["| " + " | ".join(row[name] for name in shown) + " |" for row in rows]
+    commands = dict.fromkeys(row["command"] for row in rows)
+    return "\n".join([*lines, "", *(f"    {line}" for line in commands)]) + "\n"
+
+
+def fill_tables(document: Path) -> int:
+    """Rewrite every table between `<!-- results: FILE -->` and `<!-- end of results -->`; return their number."""
+    text = document.read_text(encoding="utf-8")
+
+    def table(match: re.Match[str]) -> str:
+        return match[1] + "\n" + markdown_table(read_rows(document.parent / match["file"])) + "\n" + match[3]
+
+    filled, count = TABLE.subn(table, text)
+    if filled != text:
+        write_text(document, filled)
+    return count

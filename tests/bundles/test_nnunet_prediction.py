@@ -1,0 +1,139 @@
+"""nnU-Net bundle: evaluation and inference in original geometry."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from bundle_commands import Finished, bundle_run
+from monai_ext.evaluation.segmentation_metrics import case_metrics
+
+RUN = Path("runs/nnunet/phantom/0")
+RAW = Path("runs/nnunet/phantom/prepared/raw")
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: tuple[Path, Finished]) -> Path:
+    folder, _ = trained
+    done = bundle_run(folder, "evaluating", "train.json", "tiny.json", "evaluate.json", tta=False)
+    assert done.status == 0, done.err
+    assert "surface" in done.out
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(trained: tuple[Path, Finished], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model.pt` and `plan.json`, nothing else."""
+    folder = tmp_path_factory.mktemp("model")
+    for name in ("model.pt", "plan.json"):
+        shutil.copy(trained[0] / RUN / name, folder / name)
+    return folder / "model.pt"
+
+
+def test_every_validation_case_is_measured_in_original_geometry(evaluated: Path) -> None:
+    results = evaluated / RUN / "evaluation"
+    metrics = json.loads((results / "metrics.json").read_text())
+    summary = json.loads((results / "summary.json").read_text())
+    cases = metrics.get("cases", metrics)
+    names = sorted(p.name.removesuffix(".nii.gz") for p in results.glob("*.nii.gz"))
+    assert sorted(cases) == names
+    assert len(names) == 4
+    assert "absent" in json.dumps(summary)
+    rows = list(csv.DictReader((results / "metrics.csv").open()))
+    assert len(rows) == 4 * 2
+    for name in names:
+        raw = nibabel.load(evaluated / RAW / "labelsTr" / f"{name}.nii.gz")
+        written = nibabel.load(results / f"{name}.nii.gz")
+        np.testing.assert_array_equal(written.affine, raw.affine)
+        spacing = tuple(float(v) for v in raw.header.get_zooms()[::-1])
+        again = case_metrics(
+            np.asarray(written.dataobj).T, np.asarray(raw.dataobj).T, spacing, {"ellipsoid": 1, "tube": 2}
+        )
+        for cls in ("ellipsoid", "tube"):
+            assert cases[name][cls]["dice"] == pytest.approx(again[cls]["dice"], abs=1e-9)
+            assert cases[name][cls]["hd95_mm"] == pytest.approx(again[cls]["hd95_mm"], abs=1e-6)
+
+
+def test_inference_needs_only_model_and_plan(evaluated: Path, model: Path, tmp_path: Path) -> None:
+    images = evaluated / RAW / "imagesTs"
+    done = bundle_run(tmp_path, "inference", "inference.json", input=images, output_dir="out", ckpt_path=model)
+    assert done.status == 0, done.err
+    for path in images.glob("*.nii.gz"):
+        source, result = nibabel.load(path), nibabel.load(tmp_path / "out" / path.name)
+        assert result.get_data_dtype() == np.uint8
+        assert result.shape == source.shape
+        np.testing.assert_array_equal(result.affine, source.affine)
+        assert nibabel.aff2axcodes(result.affine) == ("L", "A", "S")
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_inference_equals_evaluation_of_the_same_case(evaluated: Path, model: Path, tmp_path: Path) -> None:
+    written = sorted((evaluated / RUN / "evaluation").glob("*.nii.gz"))[0]
+    image = evaluated / RAW / "imagesTr" / written.name
+    done = bundle_run(
+        tmp_path, "inference", "inference.json", input=image, output_dir="out", ckpt_path=model, probabilities=True
+    )
+    assert done.status == 0, done.err
+    labels = np.asarray(nibabel.load(tmp_path / "out" / written.name).dataobj)
+    np.testing.assert_array_equal(labels, np.asarray(nibabel.load(written).dataobj))
+    stem = written.name.removesuffix(".nii.gz")
+    probabilities = nibabel.load(tmp_path / "out" / f"{stem}_probabilities.nii.gz").get_fdata()
+    assert probabilities.shape == (*labels.shape, 3)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)  # float32 softmax
+    # ties and resampling order aside, the label is the most probable class
+    assert (probabilities.argmax(-1) == labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_other_formats_give_the_same_labels(evaluated: Path, model: Path, tmp_path: Path, ending: str) -> None:
+    import itk
+
+    source = sorted((evaluated / RAW / "imagesTs").glob("*.nii.gz"))[0]
+    itk.imwrite(itk.imread(str(source)), str(tmp_path / f"scan{ending}"))
+    for name, image in (("a", source), ("b", tmp_path / f"scan{ending}")):
+        done = bundle_run(tmp_path, "inference", "inference.json", input=image, output_dir=name, ckpt_path=model)
+        assert done.status == 0, done.err
+    expected = nibabel.load(tmp_path / "a" / source.name)
+    found = nibabel.load(tmp_path / "b" / "scan.nii.gz")
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)  # NIfTI keeps float32
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+
+
+def test_one_bad_file_does_not_cost_the_others(evaluated: Path, model: Path, tmp_path: Path) -> None:
+    for path in (evaluated / RAW / "imagesTs").glob("*.nii.gz"):
+        shutil.copy(path, tmp_path / path.name)
+    whole = sorted(tmp_path.glob("*.nii.gz"))[0]
+    (tmp_path / "broken.nii.gz").write_bytes(whole.read_bytes()[:500])
+    done = bundle_run(tmp_path, "inference", "inference.json", input=tmp_path, output_dir="out", ckpt_path=model)
+    assert done.status == 1
+    assert "broken.nii.gz" in done.err
+    assert "Traceback" not in done.err
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+def test_mistakes_are_named(model: Path, tmp_path: Path) -> None:
+    done = bundle_run(tmp_path, "inference", "inference.json", input="nowhere", ckpt_path=model)
+    assert done.status == 1
+    assert "--input nowhere: does not exist" in done.err
+    done = bundle_run(tmp_path, "inference", "inference.json", input=tmp_path)
+    assert done.status == 1
+    assert "--ckpt_path" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_weights_of_another_plan_are_refused(model: Path, evaluated: Path, tmp_path: Path) -> None:
+    plan = json.loads((model.parent / "plan.json").read_text())
+    plan["features"] = [2 * f for f in plan["features"]]
+    shutil.copy(model, tmp_path / "model.pt")
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    images = evaluated / RAW / "imagesTs"
+    done = bundle_run(tmp_path, "inference", "inference.json", input=images, ckpt_path=tmp_path / "model.pt")
+    assert done.status == 1
+    assert "do not fit the network of the plan" in done.err
+    assert not (tmp_path / "predictions").exists() or not list((tmp_path / "predictions").iterdir())

@@ -1,0 +1,65 @@
+"""Result rows and the tables made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_ext.errors import InputError
+from monai_ext.results import append_row, fill_tables, read_rows, result_row
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"training_minutes": 20.03, "iterations": 1500}))
+    (folder / "plan.json").write_text(json.dumps({"dataset": "Hippocampus"}))
+    summary = {
+        "fold": 0,
+        "num_cases": 40,
+        "classes": {"Anterior": {"dice": {"mean": 0.87654}}},
+        "foreground_mean": {"dice": 0.87654, "surface_dice": 0.95, "hd95_mm": 1.234},
+    }
+    (folder / "evaluation" / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_table_holds_what_was_measured(run: Path, tmp_path: Path) -> None:
+    append_row(tmp_path / "results.csv", result_row(run, "python -m x"))
+    append_row(tmp_path / "results.csv", result_row(run, "python -m x"))
+    assert len(read_rows(tmp_path / "results.csv")) == 2
+    document = tmp_path / "README.md"
+    document.write_text("a\n<!-- results: results.csv -->\nold\n<!-- end of results -->\nb\n")
+    assert fill_tables(document) == 1
+    text = document.read_text()
+    assert "| Hippocampus | 0 | 40 | 20.0 | 1500 | Anterior 0.8765 | 0.8765 | 0.9500 | 1.23 |" in text
+    assert text.count("    python -m x") == 1
+    assert "old" not in text
+    before = document.read_text()
+    fill_tables(document)
+    assert document.read_text() == before
+
+
+def test_unfinished_run_is_refused(run: Path) -> None:
+    (run / "evaluation" / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"summary.json.*Cure"):
+        result_row(run, "")
+
+
+@pytest.mark.parametrize("document", ["README.md", "bundles/nnunet/docs/README.md"])
+def test_tables_of_the_project_are_those_of_the_result_files(document: str, tmp_path: Path) -> None:
+    source = REPOSITORY / document
+    copy = tmp_path / document
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(source.read_text())
+    for path in REPOSITORY.glob("bundles/*/docs/*.csv"):
+        target = tmp_path / path.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    assert fill_tables(copy) >= 1
+    assert copy.read_text() == source.read_text()
