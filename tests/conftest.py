@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 DATA_VARIABLE = "MONAI_EXT_TEST_DATA"
@@ -17,3 +19,40 @@ def data_folder() -> Path:
     if not value or not Path(value).is_dir():
         pytest.skip(f"needs real data: set {DATA_VARIABLE} to the folder that holds it")
     return Path(value)
+
+
+@pytest.fixture
+def dicom_series(tmp_path: Path) -> Callable[..., Path]:
+    """Write an array `[z, y, x]` int16 as one file per slice."""
+
+    def write(
+        name: str,
+        array: np.ndarray,
+        spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+        origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+        direction: np.ndarray | None = None,
+        uid: str = "1.2.3.4",
+        ending: str = ".dcm",
+    ) -> Path:
+        import itk
+
+        axes = np.eye(3) if direction is None else direction
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for k in range(array.shape[0]):
+            image = itk.image_from_array(np.ascontiguousarray(array[k : k + 1]))
+            image.SetSpacing(spacing)
+            image.SetDirection(itk.matrix_from_array(axes))
+            image.SetOrigin((np.array(origin) + axes[:, 2] * spacing[2] * k).tolist())
+            tags = image.GetMetaDataDictionary()
+            tags["0008|0060"], tags["0008|0021"] = "MR", "20200101"
+            tags["0020|000d"], tags["0020|000e"], tags["0020|0013"] = "1.2.3", uid, str(k + 1)
+            writer = itk.GDCMImageIO.New()
+            writer.SetKeepOriginalUID(True)
+            path = folder / f"{uid}_{k:03d}.dcm"
+            itk.imwrite(image, str(path), imageio=writer)
+            if ending != ".dcm":
+                path.rename(folder / f"slice{k:03d}")
+        return folder
+
+    return write

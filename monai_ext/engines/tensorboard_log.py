@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
-from torch.utils.tensorboard import SummaryWriter
 
 from monai_ext.evaluation.overlay_picture import compose_overlay
 from monai_ext.planning.plan import Plan
@@ -29,7 +28,7 @@ class TensorBoardLog:
         self.folder = str(folder)
         self.evaluator = evaluator
         self.plan = plan
-        self._writer: SummaryWriter | None = None
+        self._writer: Any = None
         self.sample: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._drawn = 0
 
@@ -40,8 +39,10 @@ class TensorBoardLog:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     @property
-    def writer(self) -> SummaryWriter:
+    def writer(self) -> Any:
         if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(self.folder)
         return self._writer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -103,6 +104,31 @@ def test_other_formats_give_the_same_labels(evaluated: Path, model: Path, tmp_pa
     found = nibabel.load(tmp_path / "b" / "scan.nii.gz")
     np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)  # NIfTI keeps float32
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+
+
+def test_dicom_series_gives_the_same_labels(
+    evaluated: Path, model: Path, tmp_path: Path, dicom_series: Callable[..., Path]
+) -> None:
+    import itk
+
+    source = sorted((evaluated / RAW / "imagesTs").glob("*.nii.gz"))[0]
+    image = itk.imread(str(source))
+    direction = itk.array_from_matrix(image.GetDirection())
+    series = dicom_series(
+        "series",
+        itk.array_from_image(image).astype(np.int16),
+        tuple(image.GetSpacing()),
+        tuple(image.GetOrigin()),
+        direction,
+    )
+    for name, given in (("a", source), ("b", series)):
+        done = bundle_run(tmp_path, "inference", "inference.json", input=given, output_dir=name, ckpt_path=model)
+        assert done.status == 0, done.err
+    expected, found = nibabel.load(tmp_path / "a" / source.name), nibabel.load(tmp_path / "b" / "series.nii.gz")
+    turned = nibabel.as_closest_canonical(found)
+    wanted = nibabel.as_closest_canonical(expected)
+    np.testing.assert_allclose(turned.affine, wanted.affine, atol=1e-3)  # DICOM stores decimal strings
+    np.testing.assert_array_equal(np.asarray(turned.dataobj), np.asarray(wanted.dataobj))
 
 
 def test_one_bad_file_does_not_cost_the_others(evaluated: Path, model: Path, tmp_path: Path) -> None:

@@ -28,43 +28,6 @@ def write_nifti(tmp_path: Path) -> Writer:
 
 
 @pytest.fixture
-def dicom_series(tmp_path: Path) -> Writer:
-    """Write an array `[z, y, x]` int16 as one file per slice."""
-
-    def write(
-        name: str,
-        array: np.ndarray,
-        spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
-        origin: tuple[float, ...] = (0.0, 0.0, 0.0),
-        direction: np.ndarray | None = None,
-        uid: str = "1.2.3.4",
-        ending: str = ".dcm",
-    ) -> Path:
-        import itk
-
-        axes = np.eye(3) if direction is None else direction
-        folder = tmp_path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for k in range(array.shape[0]):
-            image = itk.image_from_array(np.ascontiguousarray(array[k : k + 1]))
-            image.SetSpacing(spacing)
-            image.SetDirection(itk.matrix_from_array(axes))
-            image.SetOrigin((np.array(origin) + axes[:, 2] * spacing[2] * k).tolist())
-            tags = image.GetMetaDataDictionary()
-            tags["0008|0060"], tags["0008|0021"] = "MR", "20200101"
-            tags["0020|000d"], tags["0020|000e"], tags["0020|0013"] = "1.2.3", uid, str(k + 1)
-            writer = itk.GDCMImageIO.New()
-            writer.SetKeepOriginalUID(True)
-            path = folder / f"{uid}_{k:03d}.dcm"
-            itk.imwrite(image, str(path), imageio=writer)
-            if ending != ".dcm":
-                path.rename(folder / f"slice{k:03d}")
-        return folder
-
-    return write
-
-
-@pytest.fixture
 def msd_folder(tmp_path: Path, write_nifti: Writer) -> Callable[..., Path]:
     """A correct dataset of three labelled cases and one test case; fields of dataset.json can be replaced."""
 

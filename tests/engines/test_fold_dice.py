@@ -1,0 +1,58 @@
+"""Dice over validation volumes: every case counts once, absent classes by the stated rule."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from monai_ext.engines.fold_dice import FoldDice
+
+
+def volume(*values: int) -> torch.Tensor:
+    return torch.tensor(values).reshape(1, 1, 1, 1, -1)
+
+
+def run(metric: FoldDice, *pairs: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, SimpleNamespace]:
+    for pair in pairs:
+        metric.update(pair)
+    engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    metric.completed(engine, "mean_dice")
+    return engine.state.metrics["mean_dice"], engine.state
+
+
+def test_known_values_per_class_and_case() -> None:
+    metric = FoldDice({"a": 1, "b": 2})
+    mean, state = run(
+        metric,
+        (volume(1, 1, 2, 0), volume(1, 0, 2, 2)),  # a: 2/3, b: 2/3
+        (volume(1, 0, 0, 0), volume(1, 0, 0, 0)),  # a: 1, b: absent from both
+    )
+    assert state.dice == {"a": pytest.approx((2 / 3 + 1) / 2), "b": pytest.approx((2 / 3 + 1) / 2)}
+    assert mean == pytest.approx(sum(state.dice.values()) / 2)
+    assert len(state.dice_per_case) == 2
+
+
+def test_absent_class_that_is_predicted_scores_zero() -> None:
+    mean, _ = run(FoldDice({"a": 1}), (volume(1, 0), volume(0, 0)))
+    assert mean == 0
+
+
+def test_logits_and_lists_are_reduced_to_labels() -> None:
+    labels = volume(1, 0, 2, 2)
+    logits = torch.nn.functional.one_hot(labels[:, 0], 3).movedim(-1, 1).float()
+    assert run(FoldDice({"a": 1, "b": 2}), (logits, labels))[0] == 1
+    assert run(FoldDice({"a": 1, "b": 2}), ([logits, logits[..., ::2]], labels))[0] == 1
+
+
+def test_ignored_voxels_do_not_count() -> None:
+    metric = FoldDice({"a": 1}, ignore_label=9)
+    assert run(metric, (volume(1, 1, 1), volume(1, 9, 9)))[0] == 1
+
+
+def test_reset_forgets() -> None:
+    metric = FoldDice({"a": 1})
+    metric.update((volume(1), volume(0)))
+    metric.reset()
+    assert run(metric, (volume(1), volume(1)))[0] == 1

@@ -1,0 +1,74 @@
+"""Where runs write and how a trained model is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_ext.engines.run_folder import (
+    default_output_dir,
+    existing,
+    find_model,
+    plan_beside,
+    plan_of_model,
+)
+from monai_ext.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def model(*parts: str) -> Path:
+    path = Path(*parts) / "model.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    return path
+
+
+def test_output_folder_names_bundle_dataset_and_fold() -> None:
+    assert Path(default_output_dir("/a/bundles/nnunet", "/data/Task04/", 3)) == Path("runs/nnunet/Task04/3")
+    assert Path(default_output_dir("/a/bundles/nnunet", "", "all")) == Path("runs/nnunet/phantom/all")
+
+
+def test_given_model_may_be_a_file_or_its_folder() -> None:
+    path = model("some", "run")
+    assert find_model(str(path), "bundle") == find_model(str(path.parent), "bundle") == str(path)
+    with pytest.raises(InputError, match="model not found"):
+        find_model("absent.pt", "bundle")
+
+
+def test_own_model_of_the_bundle_comes_first() -> None:
+    own = model("bundle", "models")
+    model("runs", "bundle", "a", "0")
+    assert find_model("", "bundle") == str(own)
+
+
+def test_only_trained_model_is_taken_and_several_are_listed() -> None:
+    first = model("runs", "bundle", "a", "0")
+    assert find_model("", "bundle") == str(first)
+    second = model("runs", "bundle", "b", "1")
+    with pytest.raises(InputError, match="several") as caught:
+        find_model("", "bundle")
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+
+
+def test_plan_lies_beside_the_weights_else_the_default_serves() -> None:
+    path = model("run")
+    default = str(Path("bundle", "configs", "default_plan.json"))
+    assert plan_beside(str(path), "bundle") == default
+    (path.parent / "plan.json").write_text("{}")
+    assert plan_beside(str(path), "bundle") == str(path.parent / "plan.json")
+    assert plan_of_model("", "bundle") == default
+    with pytest.raises(InputError):
+        plan_of_model("absent.pt", "bundle")
+
+
+def test_input_must_be_given_and_exist() -> None:
+    with pytest.raises(InputError, match="--input is empty"):
+        existing("", "input")
+    with pytest.raises(InputError, match=r"--input nowhere: does not exist"):
+        existing("nowhere", "input")
