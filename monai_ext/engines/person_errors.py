@@ -1,4 +1,4 @@
-"""On the command line, a person's mistake prints one message and exits with status 1, without a traceback."""
+"""On the command line a person's mistake or Ctrl-C prints one message, without a traceback."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ def print_input_errors_only() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         mistake = find_input_error(error)
-        if mistake is None:
-            previous(kind, error, traceback)
-        else:
+        if mistake is not None:
             print(f"error: {mistake}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("\nstopped; what was finished is kept", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
 
     hook.prints_input_errors_only = True  # type: ignore[attr-defined]
     sys.excepthook = hook

@@ -113,14 +113,8 @@ def test_dicom_series_gives_the_same_labels(
 
     source = sorted((evaluated / RAW / "imagesTs").glob("*.nii.gz"))[0]
     image = itk.imread(str(source))
-    direction = itk.array_from_matrix(image.GetDirection())
-    series = dicom_series(
-        "series",
-        itk.array_from_image(image).astype(np.int16),
-        tuple(image.GetSpacing()),
-        tuple(image.GetOrigin()),
-        direction,
-    )
+    voxels, direction = itk.array_from_image(image).astype(np.int16), itk.array_from_matrix(image.GetDirection())
+    series = dicom_series("series", voxels, tuple(image.GetSpacing()), tuple(image.GetOrigin()), direction)
     for name, given in (("a", source), ("b", series)):
         done = bundle_run(tmp_path, "inference", "inference.json", input=given, output_dir=name, ckpt_path=model)
         assert done.status == 0, done.err
