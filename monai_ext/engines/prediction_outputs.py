@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
+from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.errors import InputError
 from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.evaluation.segmentation_report import format_table, write_report
@@ -57,6 +59,22 @@ class PredictionOutputs:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def keep_existing(self, cases: Sequence[Case], overwrite: bool = False) -> None:
+        """Refuse to start if a prediction would replace a file.
+
+        Raises:
+            InputError: lists the files that exist; not with `overwrite`.
+        """
+        if overwrite:
+            return
+        existing = [path for case in cases if (path := self.folder / f"{case.name}.nii.gz").exists()]
+        if existing:
+            listed = "\n".join(f"  - {path}" for path in existing[:10])
+            raise InputError(
+                f"{len(existing)} predictions are already in {self.folder}:\n{listed}\n"
+                "Cure: another --output_dir, or --overwrite True"
+            )
 
     def _case(self, engine: Any) -> None:
         batch = engine.state.batch

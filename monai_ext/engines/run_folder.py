@@ -99,3 +99,11 @@ def existing(path: str, key: str) -> Path:
     if not Path(path).exists():
         raise InputError(f"--{key} {path}: does not exist. Cure: check the path, relative to {Path.cwd()}")
     return Path(path)
+
+
+def mixed_precision(amp: bool, device: torch.device | str) -> bool:
+    """Whether mixed precision is used: only on CUDA, float32 elsewhere whatever was asked for."""
+    wanted = amp and torch.device(device).type != "cuda"
+    if wanted:
+        logger.warning("amp is for CUDA devices; on %s everything is computed in float32", device)
+    return amp and not wanted

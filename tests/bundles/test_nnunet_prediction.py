@@ -72,6 +72,10 @@ def test_inference_needs_only_model_and_plan(evaluated: Path, model: Path, tmp_p
         np.testing.assert_array_equal(result.affine, source.affine)
         assert nibabel.aff2axcodes(result.affine) == ("L", "A", "S")
     assert len(list((tmp_path / "out").iterdir())) == 2
+    again = bundle_run(tmp_path, "inference", "inference.json", input=images, output_dir="out", ckpt_path=model)
+    assert again.status == 1
+    assert "2 predictions are already in out" in again.err
+    assert "Traceback" not in again.err
 
 
 def test_inference_equals_evaluation_of_the_same_case(evaluated: Path, model: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from monai_ext.engines.run_folder import (
     default_output_dir,
     existing,
     find_model,
+    mixed_precision,
     plan_beside,
     plan_of_model,
 )
@@ -72,3 +73,11 @@ def test_input_must_be_given_and_exist() -> None:
         existing("", "input")
     with pytest.raises(InputError, match=r"--input nowhere: does not exist"):
         existing("nowhere", "input")
+
+
+def test_cpu_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    assert mixed_precision(True, "cuda:0")
+    assert not mixed_precision(False, "cpu")
+    assert caplog.text == ""
+    assert not mixed_precision(True, "cpu")
+    assert "float32" in caplog.text

@@ -1,0 +1,93 @@
+"""When validation happens, which model is kept, and when a plateau ends training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from monai_ext.engines.scheduled_validation import ScheduledValidation
+from monai_ext.engines.schedules import ProgressSchedule
+
+
+class Validator:
+    """Answers with given metrics and notes the epochs it was asked for."""
+
+    def __init__(self, *metrics: float) -> None:
+        self.metrics = list(metrics)
+        self.epochs: list[int] = []
+        self.state = SimpleNamespace(key_metric_name="mean_dice", metrics={}, dice={})
+
+    def run(self, epoch: int) -> None:
+        value = self.metrics[len(self.epochs)]
+        self.epochs.append(epoch)
+        self.state.metrics, self.state.dice = {"mean_dice": value}, {"a": value}
+
+
+def train(folder: Path, validator: Validator, epochs: int = 6, stop_at: int = 0, **options: Any) -> ScheduledValidation:
+    """Run an engine whose network counts its steps, two steps an epoch."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(network.weight)
+    schedule = ProgressSchedule(torch.optim.SGD(network.parameters(), lr=0.1), "plateau", patience=0)
+
+    def step(engine: Engine, _: Any) -> None:
+        network.weight.data += 1
+        if engine.state.iteration == stop_at:
+            engine.terminate()
+
+    it = ScheduledValidation(validator, options.pop("interval", 1), network, folder, schedule, **options)  # type: ignore[arg-type]
+    engine = Engine(step)
+    it.attach(engine)
+    engine.run([0, 1], max_epochs=epochs)
+    return it
+
+
+def weight(path: Path) -> float:
+    return float(torch.load(path, weights_only=True)["weight"])
+
+
+def test_best_and_last_model_are_kept(tmp_path: Path) -> None:
+    it = train(tmp_path, Validator(0.1, 0.5, 0.4), epochs=3)
+    assert (it.best, it.best_epoch, it.last_dice) == (0.5, 2, {"a": 0.4})
+    assert weight(tmp_path / "model.pt") == 4
+    assert weight(tmp_path / "model_final.pt") == 6
+    assert it.schedule.reductions == 1  # plateau was told
+
+
+def test_interval_and_first_epoch(tmp_path: Path) -> None:
+    validator = Validator(*[0.5] * 9)
+    train(tmp_path, validator, epochs=6, interval=2, start_epoch=3)
+    assert validator.epochs == [4, 6]
+
+
+def test_last_step_is_validated_even_within_an_epoch(tmp_path: Path) -> None:
+    validator = Validator(0.1, 0.2)
+    it = train(tmp_path, validator, epochs=6, interval=2, stop_at=5)
+    assert validator.epochs == [2, 3]
+    assert it.last_iteration == 5
+    assert weight(tmp_path / "model_final.pt") == 5
+
+
+@pytest.mark.parametrize(("min_epochs", "last"), [(0, 4), (5, 5)])
+def test_plateau_ends_training_after_patience(tmp_path: Path, min_epochs: int, last: int) -> None:
+    validator = Validator(0.1, 0.5, *[0.4] * 7)
+    train(tmp_path, validator, epochs=9, patience=2, min_epochs=min_epochs)
+    assert validator.epochs[-1] == last
+
+
+def test_interrupted_training_is_not_validated(tmp_path: Path) -> None:
+    validator = Validator()
+    train(tmp_path, validator, epochs=2, interruption=SimpleNamespace(received=15))
+    assert validator.epochs == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_state_survives_a_restart(tmp_path: Path) -> None:
+    first = train(tmp_path, Validator(0.3, 0.2), epochs=2)
+    second = train(tmp_path / "other", Validator(0.1), epochs=1)
+    second.load_state_dict(first.state_dict())
+    assert (second.best, second.best_epoch, second.last_iteration) == (0.3, 1, 4)
