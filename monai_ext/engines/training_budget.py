@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from ignite.engine import Engine, Events
 
 from monai_ext.engines.schedules import ProgressSchedule
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingBudget:
@@ -48,6 +51,13 @@ class TrainingBudget:
         if self.max_minutes > 0:
             progress = max(progress, self.seconds / (60 * self.max_minutes))
         return min(1.0, progress)
+
+    def is_used_up(self, engine: Any) -> bool:
+        """Whether a resumed training has nothing left to do; Ignite would begin it anew."""
+        done = self._progress(engine) >= 1.0
+        if done:
+            logger.info("training is complete: %d steps", engine.state.iteration)
+        return done
 
     def advance(self, engine: Any) -> None:
         """Update progress and learning rate; stop when the budget is used up."""

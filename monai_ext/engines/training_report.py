@@ -73,6 +73,7 @@ class TrainingReport:
         if sample is not None and self.plan.spatial_dims == 3:
             z, y, x = self.plan.spacing
             draw_overlay(self.folder / "overlay.png", *sample, self.plan.foreground_classes, (z, y, x))
+        if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"
         for name, file in files.items():
             print(f"{name + ':':<13}{(self.folder / file).resolve()}")

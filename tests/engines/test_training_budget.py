@@ -60,6 +60,16 @@ def test_steps_alone_do_not_look_at_the_clock(clock: Clock) -> None:
     assert not trainer.stopped
 
 
+def test_finished_training_has_nothing_left(clock: Clock) -> None:
+    it, trainer = budget(), engine()
+    assert not it.is_used_up(trainer)
+    trainer.state.iteration = 100
+    assert it.is_used_up(trainer)
+    timed = budget(max_minutes=1)
+    timed.load_state_dict({"seconds": 61.0, "schedule": it.schedule.state_dict()})
+    assert timed.is_used_up(engine(max_epochs=10**6))
+
+
 def test_clock_goes_on_after_a_resume(clock: Clock) -> None:
     it, trainer = budget(max_minutes=1), engine(max_epochs=10**6)
     it.start(trainer)
