@@ -1,10 +1,12 @@
-"""Training samples: a stored case, cut and augmented by transforms that are seeded per sample."""
+"""Stored cases as training samples, cut and augmented by transforms seeded per sample, and as whole volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from monai.transforms import Compose
 from torch.utils.data import Dataset
 
@@ -63,9 +65,6 @@ class StoredVolumes(Dataset[dict[str, Any]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        import numpy as np
-        import torch
-
         case = self.store.load(self.data[index])
         if case.label is None:
             raise ValueError(f"case {case.name} has no label")
