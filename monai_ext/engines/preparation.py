@@ -101,6 +101,7 @@ def prepare(
     fold_seed: int = 12345,
     group_by: str = "",
     splits_file: str = "",
+    mirror: float = 0.0,
     num_workers: int = 0,
 ) -> Prepared:
     """Bring a dataset to the point where training can start.
@@ -116,6 +117,7 @@ def prepare(
         task: name of a published plan (`04`) used instead of planning.
         plan_file: a plan edited by hand, used as it is.
         fold, nfolds, fold_seed, group_by, splits_file: see `choose_fold`.
+        mirror: probability of flips in training; with 0 the plan allows no flips, so that none are averaged later.
         num_workers: processes for reading and preprocessing.
 
     Raises:
@@ -136,6 +138,8 @@ def prepare(
             f"{plan_file}: has channels {plan.channels} and labels {plan.labels}, the dataset has {dataset.channels} "
             f"and {dataset.labels}. Cure: use the plan of this dataset"
         )
+    if mirror == 0:
+        plan = plan.with_changes("mirror is 0: a model that saw no flips must not average them", mirror_axes=())
     logger.info("plan of %s:\n%s", dataset.name, plan.describe())
     store = prepare_cases(dataset, plan, folder / "cases", num_workers)
     write_text(Path(output_dir) / "plan.json", plan.to_json())

@@ -101,6 +101,13 @@ def existing(path: str, key: str) -> Path:
     return Path(path)
 
 
+def mirror_axes(axes: tuple[int, ...], tta: bool) -> tuple[int, ...]:
+    """Axes whose flips are averaged: those the model was trained with, none without `tta`."""
+    if tta and not axes:
+        logger.warning("tta: the model was trained without flips, so none are averaged")
+    return tuple(axes) if tta else ()
+
+
 def mixed_precision(amp: bool, device: torch.device | str) -> bool:
     """Whether mixed precision is used: only on CUDA, float32 elsewhere whatever was asked for."""
     wanted = amp and torch.device(device).type != "cuda"

@@ -80,6 +80,11 @@ def test_plan_of_another_dataset_is_refused(raw: Path, tmp_path: Path) -> None:
         run(raw, tmp_path, plan_file=str(tmp_path / "other.json"))
 
 
+def test_plan_allows_only_flips_of_the_training(raw: Path, tmp_path: Path) -> None:
+    assert run(raw, tmp_path).plan.mirror_axes == ()
+    assert run(raw, tmp_path, mirror=0.5).plan.mirror_axes == (0, 1, 2)
+
+
 def test_named_plan_of_a_published_task(raw: Path, tmp_path: Path) -> None:
     prepared = run(raw, tmp_path, task="04")
     assert prepared.plan.patch_size == (40, 56, 40)

@@ -10,6 +10,7 @@ from monai_ext.engines.run_folder import (
     default_output_dir,
     existing,
     find_model,
+    mirror_axes,
     mixed_precision,
     plan_beside,
     plan_of_model,
@@ -73,6 +74,14 @@ def test_input_must_be_given_and_exist() -> None:
         existing("", "input")
     with pytest.raises(InputError, match=r"--input nowhere: does not exist"):
         existing("nowhere", "input")
+
+
+def test_flips_are_averaged_only_if_the_model_saw_them(caplog: pytest.LogCaptureFixture) -> None:
+    assert mirror_axes((0, 2), True) == (0, 2)
+    assert mirror_axes((0, 2), False) == ()
+    assert caplog.text == ""
+    assert mirror_axes((), True) == ()
+    assert "without flips" in caplog.text
 
 
 def test_cpu_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

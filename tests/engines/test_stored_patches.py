@@ -24,9 +24,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def patches(prepared: Prepared, seed: int = 0) -> PatchDataset:
     crop = RandForegroundCropd(patch_size=(16, 16, 16), mode="batch_share", batch_size=2)
     stock = RandAdjustContrastd("image", prob=1.0)  # a transform of MONAI's own is seeded like ours
-    return PatchDataset(
-        prepared.store, prepared.fold.train, Compose([crop, RandNoised("image", prob=1.0), stock]), seed
-    )
+    chain = Compose([crop, RandNoised("image", prob=1.0), stock])
+    return PatchDataset(prepared.store, prepared.fold.train, chain, seed)
 
 
 def test_sample_does_not_depend_on_what_was_read_before(prepared: Prepared) -> None:
