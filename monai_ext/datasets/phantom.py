@@ -103,7 +103,7 @@ def draw_case(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     image[label == LABELS["ellipsoid"]] = 460.0
     image[label == LABELS["tube"]] = 600.0
     image = _smooth(image) * _bias_field(grid / size, rng) * gain
-    image += rng.normal(0.0, 40.0 * gain, shape)
+    image += rng.normal(0.0, 30.0 * gain, shape)
     affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
     affine[:3, 3] = [size[0] / 2, -size[1] / 2, -size[2] / 2]
     return np.clip(np.rint(image), 0, 4095).astype(np.int16), label, affine
@@ -120,7 +120,7 @@ def _inside_ellipsoid(grid: np.ndarray, centre: np.ndarray, radii: np.ndarray, r
 
 def _inside_tube(grid: np.ndarray, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Tube along x: its centre line is a sine in y and a slope in z."""
-    radius = rng.uniform(4.2, 5.6)
+    radius = rng.uniform(4.8, 6.0)
     swing, phase, slope = rng.uniform(3.0, 7.0), rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25)
     start, stop = size[0] * rng.uniform(0.15, 0.25), size[0] * rng.uniform(0.75, 0.85)
     middle = size * np.array([0.5, rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6)])
@@ -153,9 +153,9 @@ def _smooth(image: np.ndarray) -> np.ndarray:
 
 
 def _bias_field(position: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smooth factor around 1 (about 0.75 to 1.25) of position in 0..1 per axis."""
+    """Smooth factor around 1 (about 0.85 to 1.15) of position in 0..1 per axis."""
     waves = np.sin(np.pi * (position * rng.uniform(0.5, 1.5, 3) + rng.uniform(0, 2, 3)))
-    return np.asarray(1.0 + 0.25 * waves.mean(axis=-1) * 3**0.5)
+    return np.asarray(1.0 + 0.15 * waves.mean(axis=-1) * 3**0.5)
 
 
 def _description(num_cases: int, seed: int) -> dict[str, object]:
