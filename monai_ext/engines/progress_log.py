@@ -12,6 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from monai_ext.atomic_files import write_text
 from monai_ext.engines.training_budget import TrainingBudget
 
 logger = logging.getLogger(__name__)
@@ -46,14 +47,24 @@ class ProgressLog:
         self._bar: Any = None
         self._sums: dict[str, Any] = {}
         self._steps = 0
-        self._began = 0.0
+        self._began = self._last_step = 0.0
+        self._logged = 0
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._forget_the_undone)
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
-        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_on_error)
+
+    def _forget_the_undone(self, engine: Any) -> None:
+        """Drop lines of steps that are about to be done again: all of them, or those after the checkpoint resumed."""
+        if self.log_file.exists():
+            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            whole = [line for line in lines if line.endswith("}\n")]  # a kill may have cut the last line
+            kept = [line for line in whole if json.loads(line)["iteration"] <= engine.state.iteration]
+            write_text(self.log_file, "".join(kept))
 
     def _begin(self, engine: Any) -> None:
         state = engine.state
@@ -71,6 +82,7 @@ class ProgressLog:
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
         self._steps += 1
+        self._last_step = time.monotonic()
         if self._steps % self.log_interval == 0 or self._steps == 1:
             left = duration(self.budget.seconds_left)
             self._bar.set_postfix_str(f"loss {float(self._sums['loss']) / self._steps:.3f}, {left} left", refresh=False)
@@ -79,7 +91,8 @@ class ProgressLog:
     def _end(self, engine: Any) -> None:
         state = engine.state
         means = {name: float(value) / max(1, self._steps) for name, value in self._sums.items()}
-        seconds = (time.monotonic() - self._began) / max(1, self._steps)
+        seconds = (self._last_step - self._began) / max(1, self._steps)
+        self._logged = state.iteration
         rate = engine.optimizer.param_groups[0]["lr"]
         state.epoch_means = {**means, "learning_rate": rate, "seconds_per_iteration": seconds}
         row: dict[str, Any] = {"epoch": state.epoch, "iteration": state.iteration, **state.epoch_means}
@@ -95,6 +108,13 @@ class ProgressLog:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _finish(self, engine: Any) -> None:
+        """Log an epoch that the budget cut short, if its end was validated."""
+        validation = getattr(engine.state, "validation", None)
+        if validation is not None and self._logged < engine.state.iteration == validation["iteration"]:
+            self._end(engine)
+        self._close(engine)
 
     def _close(self, _: Any) -> None:
         if self._bar is not None:

@@ -31,10 +31,12 @@ class TensorBoardLog:
         self._writer: Any = None
         self.sample: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._drawn = 0
+        self._first_step = 0
 
     def attach(self, engine: Engine) -> None:
         self.evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self._forget())
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        engine.add_event_handler(Events.STARTED, self._note_first_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._scalars)
         engine.add_event_handler(Events.COMPLETED, self._close)
 
@@ -43,8 +45,12 @@ class TensorBoardLog:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self.folder)
+            # curves of steps that are done again after a resume or an overwrite disappear
+            self._writer = SummaryWriter(self.folder, purge_step=self._first_step + 1)
         return self._writer
+
+    def _note_first_step(self, engine: Any) -> None:
+        self._first_step = engine.state.iteration
 
     def _forget(self) -> None:
         self.sample = None

@@ -1,0 +1,69 @@
+"""The log of epochs: one line each, also after a resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from monai_ext.engines.progress_log import ProgressLog, duration
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "?"), (0, "0:00"), (61.4, "1:01"), (3723, "1:02:03")])
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def train(log_file: Path, epochs: int, first_step: int = 0, last_step: int = 0) -> list[dict[str, Any]]:
+    """Three steps an epoch with losses 1, 2, 3; the second epoch is validated."""
+    loss = SimpleNamespace(last_parts={})
+    parameter = torch.nn.Parameter(torch.zeros(1))
+
+    def step(engine: Engine, value: float) -> dict[str, torch.Tensor]:
+        loss.last_parts = {"dice": torch.tensor(value / 2)}
+        if engine.state.iteration == 6:
+            engine.state.validation = {"iteration": 6, "mean_dice": 0.5, "dice": {"a": 0.5}}
+        if engine.state.iteration == last_step:
+            engine.state.validation = {"iteration": last_step, "mean_dice": 0.7, "dice": {"a": 0.7}}
+            engine.terminate()
+        return {"loss": torch.tensor(value)}
+
+    engine = Engine(step)
+    engine.optimizer = torch.optim.SGD([parameter], lr=0.1)
+    budget = SimpleNamespace(max_minutes=0, seconds_left=None, seconds=60.0)
+    ProgressLog(budget, loss, log_file, log_interval=1).attach(engine)  # type: ignore[arg-type]
+    engine.state.iteration, engine.state.epoch = first_step, first_step // 3
+    engine.state.max_epochs, engine.state.epoch_length = epochs, 3
+    engine.run([1.0, 2.0, 3.0], max_epochs=epochs)
+    return [json.loads(line) for line in log_file.read_text().splitlines()]
+
+
+def test_row_holds_the_means_of_its_epoch(tmp_path: Path) -> None:
+    rows = train(tmp_path / "log.jsonl", 2)
+    first = rows[0]
+    assert (first["epoch"], first["iteration"], first["loss"], first["dice"]) == (1, 3, 2.0, 1.0)
+    assert rows[0]["learning_rate"] == 0.1
+    assert rows[0]["minutes"] == 1.0
+    assert rows[1]["mean_dice"] == 0.5
+    assert "mean_dice" not in rows[0]
+
+
+def test_steps_done_again_have_one_line(tmp_path: Path) -> None:
+    train(tmp_path / "log.jsonl", 3)
+    rows = train(tmp_path / "log.jsonl", 4, first_step=6)
+    assert [r["epoch"] for r in rows] == [1, 2, 3, 4]
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"epoch": 5, "iter')  # cut by a kill
+    rows = train(tmp_path / "log.jsonl", 1)
+    assert [r["epoch"] for r in rows] == [1]
+
+
+def test_epoch_cut_short_by_the_budget_is_logged_with_its_validation(tmp_path: Path) -> None:
+    rows = train(tmp_path / "log.jsonl", 9, last_step=8)
+    assert [r["iteration"] for r in rows] == [3, 6, 8]
+    assert rows[-1]["mean_dice"] == 0.7
