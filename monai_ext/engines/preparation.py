@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What training and evaluation start from."""
+class Source:
+    """A raw dataset and the fold that is trained on or validated."""
 
     dataset: SegmentationDataset
-    plan: Plan
     fold: Fold
-    store: CaseStore
 
     def cases(self, part: str) -> list[Case]:
         """Raw cases of `train` or `val` of the fold."""
         names = set(self.fold.train if part == "train" else self.fold.val)
         return [case for case in self.dataset.training if case.name in names]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training starts from."""
+
+    source: Source
+    plan: Plan
+    store: CaseStore
+
+    @property
+    def fold(self) -> Fold:
+        return self.source.fold
 
 
 def dataset_name(dataset_dir: str) -> str:
@@ -89,19 +100,40 @@ def _fingerprint(dataset: SegmentationDataset, path: Path, num_workers: int) -> 
     return fingerprint
 
 
-def prepare(
+def open_source(
     dataset_dir: str,
-    output_dir: str,
     store_dir: str,
-    plan_options: Mapping[str, Any],
-    task: str = "",
-    plan_file: str = "",
     fold: int | str = 0,
     nfolds: int = 5,
     fold_seed: int = 12345,
     group_by: str = "",
     splits_file: str = "",
+) -> Source:
+    """Read `dataset.json` and choose the fold; no image is opened.
+
+    Args:
+        dataset_dir: folder with `dataset.json`; empty for the phantom, which is made in `store_dir/raw`.
+        store_dir: folder for what all folds share.
+        fold, nfolds, fold_seed, group_by, splits_file: see `choose_fold`.
+
+    Raises:
+        InputError: the description, its file list, or the choice of the fold breaks a rule.
+    """
+    dataset = open_dataset(dataset_dir, store_dir)
+    return Source(dataset, choose_fold(dataset, fold, nfolds, fold_seed, group_by, splits_file))
+
+
+def prepare(
+    source: Source,
+    output_dir: str,
+    store_dir: str,
+    plan_options: Mapping[str, Any],
+    task: str = "",
+    plan_file: str = "",
+    norm: str = "instance",
+    negative_slope: float = 0.01,
     mirror: float = 0.0,
+    overwrite: bool = False,
     num_workers: int = 0,
 ) -> Prepared:
     """Bring a dataset to the point where training can start.
@@ -110,22 +142,21 @@ def prepare(
     the plan they belong to are the same. The plan is written to `output_dir/plan.json`, beside the weights.
 
     Args:
-        dataset_dir: folder with `dataset.json`; empty for the phantom.
+        source: dataset and fold.
         output_dir: folder of the run.
         store_dir: folder for what all folds share: check, fingerprint, stored cases.
         plan_options: arguments of `make_plan`.
         task: name of a published plan (`04`) used instead of planning.
         plan_file: a plan edited by hand, used as it is.
-        fold, nfolds, fold_seed, group_by, splits_file: see `choose_fold`.
+        norm, negative_slope: of the network, unless `plan_file` decides.
         mirror: probability of flips in training; with 0 the plan allows no flips, so that none are averaged later.
+        overwrite: the plan of a training in `output_dir` may be replaced.
         num_workers: processes for reading and preprocessing.
 
     Raises:
         InputError: the dataset, a key or the plan breaks a rule; every problem found is listed.
     """
-    folder = Path(store_dir)
-    dataset = open_dataset(dataset_dir, folder)
-    chosen = choose_fold(dataset, fold, nfolds, fold_seed, group_by, splits_file)
+    folder, dataset = Path(store_dir), source.dataset
     for warning in check_dataset(dataset, num_workers, progress=True, cache_file=folder / "check.json"):
         logger.warning(warning)
     if plan_file:
@@ -133,6 +164,7 @@ def prepare(
     else:
         fingerprint = _fingerprint(dataset, folder / "fingerprint.json", num_workers)
         plan = named_plan(task, fingerprint) if task else make_plan(fingerprint, **plan_options)
+        plan = plan.with_changes("given", norm=norm, negative_slope=negative_slope)
     if dataset.channels != plan.channels or dataset.labels != plan.labels:
         raise InputError(
             f"{plan_file}: has channels {plan.channels} and labels {plan.labels}, the dataset has {dataset.channels} "
@@ -140,7 +172,23 @@ def prepare(
         )
     if mirror == 0:
         plan = plan.with_changes("mirror is 0: a model that saw no flips must not average them", mirror_axes=())
+    _keep_plan_of_training(Path(output_dir), plan, overwrite)
     logger.info("plan of %s:\n%s", dataset.name, plan.describe())
     store = prepare_cases(dataset, plan, folder / "cases", num_workers)
     write_text(Path(output_dir) / "plan.json", plan.to_json())
-    return Prepared(dataset, plan, chosen, store)
+    return Prepared(source, plan, store)
+
+
+def _keep_plan_of_training(folder: Path, plan: Plan, overwrite: bool) -> None:
+    """Refuse to replace the plan that the weights in `folder` were trained with."""
+    path = folder / "plan.json"
+    if overwrite or not path.exists() or not any((folder / name).exists() for name in ("last.pt", "model.pt")):
+        return
+    trained, present = asdict(Plan.load(path)), asdict(plan)
+    changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if n != "why" and trained[n] != present[n]]
+    if changed:
+        listed = "\n".join(f"  - {line}" for line in changed)
+        raise InputError(
+            f"{path}: the training in this folder has another plan than the present keys and data give:\n{listed}\n"
+            f"Cure: the keys of that training, or --plan_file {path}, or another --output_dir"
+        )

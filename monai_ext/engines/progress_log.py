@@ -56,7 +56,6 @@ class ProgressLog:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
         engine.add_event_handler(Events.COMPLETED, self._finish)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_on_error)
 
     def _forget_the_undone(self, engine: Any) -> None:
         """Drop lines of steps that are about to be done again: all of them, or those after the checkpoint resumed."""
@@ -120,7 +119,3 @@ class ProgressLog:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def _close_on_error(self, engine: Any, error: BaseException) -> None:
-        self._close(engine)
-        raise error

@@ -149,9 +149,7 @@ class PlanUNet(nn.Module):
         return self.heads[0](x)
 
 
-def network_from_plan(
-    plan: Plan, deep_supervision: bool = False, norm: str = "instance", negative_slope: float = 0.01
-) -> PlanUNet:
+def network_from_plan(plan: Plan, deep_supervision: bool = False) -> PlanUNet:
     """Build the network that `plan` describes."""
     return PlanUNet(
         spatial_dims=plan.spatial_dims,
@@ -161,6 +159,6 @@ def network_from_plan(
         kernels=plan.kernels,
         features=plan.features,
         deep_supervision=deep_supervision,
-        norm=norm,
-        negative_slope=negative_slope,
+        norm=plan.norm,
+        negative_slope=plan.negative_slope,
     )

@@ -56,6 +56,8 @@ class Plan:
         features: channels per level.
         batch_dice: sum Dice terms over the batch before dividing.
         mirror_axes: axes (0 .. spatial_dims - 1) that may be flipped in training and test-time augmentation.
+        norm: normalisation layer of the network: `instance`, `batch` or `group`.
+        negative_slope: of the LeakyReLU; it belongs to the weights, which would load without it and predict wrongly.
         why: field name to the reason for its value.
     """
 
@@ -77,6 +79,8 @@ class Plan:
     batch_dice: bool = False
     ignore_label: int | None = None
     mirror_axes: tuple[int, ...] = ()
+    norm: str = "instance"
+    negative_slope: float = 0.01
     why: dict[str, str] = field(default_factory=dict)
     version: int = PLAN_VERSION
 

@@ -141,6 +141,28 @@ def test_one_bad_file_does_not_cost_the_others(evaluated: Path, model: Path, tmp
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 
 
+def test_network_options_travel_with_the_plan(tmp_path: Path) -> None:
+    """Weights trained with another norm or slope load and predict without naming these again."""
+    done = bundle_run(
+        tmp_path, "training", "train.json", "tiny.json", output_dir="run", norm="group", negative_slope=0.2
+    )
+    assert done.status == 0, done.err
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert (plan["norm"], plan["negative_slope"]) == ("group", 0.2)
+    done = bundle_run(
+        tmp_path, "evaluating", "train.json", "tiny.json", output_dir="run", save_preds=True, store_dir=RAW.parent
+    )
+    assert done.status == 0, done.err
+    assert json.loads((tmp_path / "run" / "plan.json").read_text()) == plan
+    image = sorted((tmp_path / "run" / "evaluation").glob("*.nii.gz"))[0]
+    raw = tmp_path / RAW / "imagesTr" / image.name
+    done = bundle_run(tmp_path, "inference", "inference.json", input=raw, output_dir="out", ckpt_path="run/model.pt")
+    assert done.status == 0, done.err
+    np.testing.assert_array_equal(
+        np.asarray(nibabel.load(tmp_path / "out" / image.name).dataobj), np.asarray(nibabel.load(image).dataobj)
+    )
+
+
 def test_mistakes_are_named(model: Path, tmp_path: Path) -> None:
     done = bundle_run(tmp_path, "inference", "inference.json", input="nowhere", ckpt_path=model)
     assert done.status == 1

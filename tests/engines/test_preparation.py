@@ -10,7 +10,7 @@ import pytest
 
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.engines import preparation
-from monai_ext.engines.preparation import prepare
+from monai_ext.engines.preparation import open_source, prepare
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
 
@@ -23,7 +23,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(raw: Path, folder: Path, **options: Any) -> preparation.Prepared:
     plan_options = {"memory_gb": 8, "base_features": 8, "spacing": (), "patch_size": (), "batch_size": 2}
     plan_options |= options.pop("plan_options", {})
-    return prepare(str(raw), str(folder / "run"), str(folder / "store"), plan_options, **options)
+    source = open_source(str(raw), str(folder / "store"), options.pop("fold", 0))
+    return prepare(source, str(folder / "run"), str(folder / "store"), plan_options, **options)
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -67,10 +68,21 @@ def test_changed_dataset_is_fingerprinted_again(raw: Path, tmp_path: Path) -> No
 
 
 def test_fold_parts_cover_the_training_cases(raw: Path, tmp_path: Path) -> None:
-    prepared = run(raw, tmp_path, nfolds=5, fold=2)
-    train, val = prepared.cases("train"), prepared.cases("val")
+    source = open_source(str(raw), str(tmp_path), fold=2)
+    train, val = source.cases("train"), source.cases("val")
     assert (len(train), len(val)) == (4, 1)
-    assert {c.name for c in (*train, *val)} == {c.name for c in prepared.dataset.training}
+    assert {c.name for c in (*train, *val)} == {c.name for c in source.dataset.training}
+
+
+def test_plan_of_a_training_is_not_replaced(raw: Path, tmp_path: Path) -> None:
+    trained = run(raw, tmp_path).plan
+    (tmp_path / "run" / "last.pt").write_bytes(b"x")
+    run(raw, tmp_path)
+    with pytest.raises(InputError, match=r"features: \(8, .*\) -> \(16, (.|\n)*--plan_file"):
+        run(raw, tmp_path, plan_options={"base_features": 16})
+    assert Plan.load(tmp_path / "run" / "plan.json") == trained
+    run(raw, tmp_path, plan_options={"base_features": 16}, overwrite=True)
+    assert Plan.load(tmp_path / "run" / "plan.json").features[0] == 16
 
 
 def test_plan_of_another_dataset_is_refused(raw: Path, tmp_path: Path) -> None:
@@ -88,4 +100,4 @@ def test_plan_allows_only_flips_of_the_training(raw: Path, tmp_path: Path) -> No
 def test_named_plan_of_a_published_task(raw: Path, tmp_path: Path) -> None:
     prepared = run(raw, tmp_path, task="04")
     assert prepared.plan.patch_size == (40, 56, 40)
-    assert prepared.plan.labels == prepared.dataset.labels
+    assert prepared.plan.labels == prepared.source.dataset.labels

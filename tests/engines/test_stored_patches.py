@@ -7,7 +7,7 @@ import torch
 from monai.transforms import Compose, RandAdjustContrastd
 
 from monai_ext.datasets.phantom import make_phantom
-from monai_ext.engines.preparation import Prepared, prepare
+from monai_ext.engines.preparation import Prepared, open_source, prepare
 from monai_ext.engines.stored_patches import PatchDataset, StoredVolumes
 from monai_ext.transforms.foreground_crop import RandForegroundCropd
 from monai_ext.transforms.gaussian_noise import RandNoised
@@ -18,7 +18,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("prepared")
     raw = make_phantom(folder / "raw", num_cases=5)
     options = {"base_features": 4, "patch_size": (16, 16, 16), "batch_size": 2}
-    return prepare(str(raw), str(folder / "run"), str(folder / "store"), options)
+    source = open_source(str(raw), str(folder / "store"))
+    return prepare(source, str(folder / "run"), str(folder / "store"), options)
 
 
 def patches(prepared: Prepared, seed: int = 0) -> PatchDataset:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from monai_ext.networks.plan_unet import PlanUNet
+from monai_ext.networks.plan_unet import PlanUNet, network_from_plan
+from monai_ext.planning.msd_plans import named_plan
 
 TOPOLOGIES = {
     "hippocampus": (3, 1, 3, [[1] * 3] + [[2] * 3] * 3, [[3] * 3] * 4, (32, 64, 128, 256)),
@@ -116,6 +117,15 @@ def test_contract(deep_supervision: bool, norm: str) -> None:
     scripted = torch.jit.script(twin)
     expected, found = twin(image), scripted(image)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # scripting may fuse differently
+
+
+def test_plan_decides_norm_and_slope() -> None:
+    plan = named_plan("04").with_changes("test", norm="group", negative_slope=0.2, features=(4, 8, 8, 8))
+    network = network_from_plan(plan)
+    kinds = {type(m) for m in network.modules()}
+    assert torch.nn.GroupNorm in kinds
+    assert torch.nn.InstanceNorm3d not in kinds
+    assert {m.negative_slope for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)} == {0.2}
 
 
 def test_unknown_norm_is_refused() -> None:
