@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ import torch
 import monai_ext
 from monai_ext.engines.preparation import dataset_name
 from monai_ext.errors import InputError
+from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,26 @@ def plan_beside(ckpt_path: str, bundle_root: str) -> str:
     """Path of the plan that belongs to a model: beside the weights, else the bundle's default plan."""
     beside = Path(ckpt_path).parent / "plan.json"
     return str(beside if beside.is_file() else Path(bundle_root) / "configs" / "default_plan.json")
+
+
+def check_plan_beside(prepared: Plan, ckpt_path: str) -> None:
+    """Training builds its network from the plan beside `ckpt_path`, so that must be the plan just prepared.
+
+    Raises:
+        InputError: another plan lies there.
+    """
+    path = Path(ckpt_path).parent / "plan.json"
+    if not path.is_file() or replace(Plan.load(path), why={}) != replace(prepared, why={}):
+        raise InputError(
+            f"--ckpt_path {ckpt_path}: the plan beside it is not the plan of this training. "
+            "Cure: leave ckpt_path alone when training; --resume True goes on with a training"
+        )
+
+
+def default_num_workers() -> int:
+    """Processors that this process may use, less two for the training itself, at most 8."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(0, allowed - 2))
 
 
 def plan_of_model(ckpt_path: str, bundle_root: str) -> str:

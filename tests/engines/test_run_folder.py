@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from monai_ext.engines.run_folder import (
+    check_plan_beside,
+    default_num_workers,
     default_output_dir,
     existing,
     find_model,
@@ -16,6 +18,7 @@ from monai_ext.engines.run_folder import (
     plan_of_model,
 )
 from monai_ext.errors import InputError
+from monai_ext.planning.msd_plans import named_plan
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +70,22 @@ def test_plan_lies_beside_the_weights_else_the_default_serves() -> None:
     assert plan_of_model("", "bundle") == default
     with pytest.raises(InputError):
         plan_of_model("absent.pt", "bundle")
+
+
+def test_training_refuses_the_plan_of_another_model(tmp_path: Path) -> None:
+    plan = named_plan("04")
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    check_plan_beside(plan.with_changes("another reason", batch_size=plan.batch_size), str(tmp_path / "model.pt"))
+    with pytest.raises(InputError, match="--resume True"):
+        check_plan_beside(plan.with_changes("", batch_size=9), str(tmp_path / "model.pt"))
+    with pytest.raises(InputError, match="--ckpt_path"):
+        check_plan_beside(plan, str(tmp_path / "elsewhere" / "model.pt"))
+
+
+def test_workers_leave_room_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processors, workers in ((1, 0), (2, 0), (6, 4), (64, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, n=processors: set(range(n)), raising=False)
+        assert default_num_workers() == workers
 
 
 def test_input_must_be_given_and_exist() -> None:
