@@ -34,12 +34,12 @@ def test_table_holds_what_was_measured(run: Path, tmp_path: Path) -> None:
     append_row(tmp_path / "results.csv", result_row(run, "python -m x"))
     assert len(read_rows(tmp_path / "results.csv")) == 2
     document = tmp_path / "README.md"
-    document.write_text("a\n<!-- results: results.csv -->\nold\n<!-- end of results -->\nb\n")
+    document.write_text("a\n<!-- results: results.csv -->\nstale row\n<!-- end of results -->\nb\n")
     assert fill_tables(document) == 1
     text = document.read_text()
     assert "| Hippocampus | 0 | 40 | 20.0 | 1500 | Anterior 0.8765 | 0.8765 | 0.9500 | 1.23 |" in text
     assert text.count("    python -m x") == 1
-    assert "old" not in text
+    assert "stale row" not in text
     before = document.read_text()
     fill_tables(document)
     assert document.read_text() == before

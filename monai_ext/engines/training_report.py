@@ -72,7 +72,8 @@ class TrainingReport:
         sample = self.tensorboard.sample
         if sample is not None and self.plan.spatial_dims == 3:
             z, y, x = self.plan.spacing
-            draw_overlay(self.folder / "overlay.png", *sample, self.plan.foreground_classes, (z, y, x))
+            classes, title = self.plan.foreground_classes, f"{self.plan.dataset}, first validation case"
+            draw_overlay(self.folder / "overlay.png", *sample, classes, (z, y, x), title)
         if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"
         for name, file in files.items():

@@ -24,7 +24,7 @@ def step(max_norm: float) -> tuple[float, object]:
         decollate=False,
     )
     trainer.run()
-    return float(network.weight.abs()), trainer.state
+    return float(network.weight.detach().abs()), trainer.state
 
 
 @pytest.mark.parametrize(("max_norm", "size"), [(0, 30.0), (12, 12.0), (100, 30.0)])

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.engines import Evaluator
 
 from monai_ext.engines.scheduled_validation import ScheduledValidation
 from monai_ext.engines.schedules import ProgressSchedule
 
 
-class Validator:
+class Validator(Evaluator):
     """Answers with given metrics and notes the epochs it was asked for."""
 
     def __init__(self, *metrics: float) -> None:
@@ -22,9 +23,9 @@ class Validator:
         self.epochs: list[int] = []
         self.state = SimpleNamespace(key_metric_name="mean_dice", metrics={}, dice={})
 
-    def run(self, epoch: int) -> None:
+    def run(self, global_epoch: int = 1) -> None:
         value = self.metrics[len(self.epochs)]
-        self.epochs.append(epoch)
+        self.epochs.append(global_epoch)
         self.state.metrics, self.state.dice = {"mean_dice": value}, {"a": value}
 
 

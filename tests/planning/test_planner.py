@@ -127,6 +127,7 @@ def spleen_like(make_fingerprint: MakeFingerprint) -> Fingerprint:
 def test_every_planned_field_has_its_reason(spleen_like: Fingerprint) -> None:
     plan = make_plan(spleen_like)
     given_fields = {"dataset", "channels", "labels", "ignore_label", "spatial_dims", "intensity", "why", "version"}
+    given_fields |= {"norm", "negative_slope"}  # the network's, not planned
     assert set(Plan.__dataclass_fields__) - given_fields == set(plan.why)
     assert "spacing 5 > 3 x 0.8" in plan.why["spacing"]
     assert "560 M for 8 GB" in plan.why["patch_size"]
