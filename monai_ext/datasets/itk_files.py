@@ -10,6 +10,8 @@ from monai_ext.datasets.file_names import is_dicom
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.errors import InputError
 
+SPACING_TOLERANCE = 0.01  # of the distance between slices
+
 
 def read_with_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     """Read a file, or a folder with one DICOM series.
@@ -29,10 +31,12 @@ def read_with_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     deviation = "ITK_non_uniform_sampling_deviation"
     if path.is_dir() and image.GetMetaDataDictionary().HasKey(deviation):
         apart = float(image.GetMetaDataDictionary()[deviation])
-        raise InputError(
-            f"{path}: slices of the series are not equally spaced, deviation {apart:.3g} mm. "
-            "Cure: restore missing slices; remove scouts and repeated slices"
-        )
+        # positions are decimal strings, so even a perfect series deviates a little; a missing slice by a whole spacing
+        if apart > SPACING_TOLERANCE * float(image.GetSpacing()[2]):
+            raise InputError(
+                f"{path}: slices of the series are not equally spaced, deviation {apart:.3g} mm. "
+                "Cure: restore missing slices; remove scouts and repeated slices"
+            )
     data, meta = reader.get_data(image)
     array = np.array(data)  # a copy: the original is memory of the ITK image
     spatial = tuple(int(n) for n in np.asarray(meta["spatial_shape"]))

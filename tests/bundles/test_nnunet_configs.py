@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from bundle_commands import NNUNET, bundle_run
+from bundle_commands import NNUNET, Finished, bundle_run
 from monai_ext.engines.config_keys import load_key_specs
 
 TRAIN = json.loads((NNUNET / "train.json").read_text())
@@ -52,9 +52,12 @@ def test_run_is_an_alias_of_the_documented_command() -> None:
 
 
 @pytest.mark.parametrize(("file", "kind"), [("train.json", "train"), ("inference.json", "infer")])
-def test_monai_finds_every_property(file: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_monai_finds_every_property(
+    file: str, kind: str, trained: tuple[Path, Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    workflow = ConfigWorkflow(config_file=str(NNUNET / file), workflow_type=kind, logging_file=False)
+    model = {"ckpt_path": str(trained[0] / "runs/nnunet/phantom/0/model.pt")} if kind == "infer" else {}
+    workflow = ConfigWorkflow(config_file=str(NNUNET / file), workflow_type=kind, logging_file=False, **model)
     workflow.initialize()
     assert workflow.check_properties() in (None, [])
 

@@ -167,9 +167,13 @@ def test_mistakes_are_named(model: Path, tmp_path: Path) -> None:
     done = bundle_run(tmp_path, "inference", "inference.json", input="nowhere", ckpt_path=model)
     assert done.status == 1
     assert "--input nowhere: does not exist" in done.err
+    shutil.copy(model, tmp_path / "scan.nii.gz")
     done = bundle_run(tmp_path, "inference", "inference.json", input=tmp_path)
     assert done.status == 1
     assert "--ckpt_path" in done.err
+    done = bundle_run(tmp_path, "inference", "inference.json")
+    assert done.status == 1
+    assert "--input is empty" in done.err
     assert "Traceback" not in done.err
 
 

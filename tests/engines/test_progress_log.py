@@ -11,6 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from monai_ext.engines import progress_log
 from monai_ext.engines.progress_log import ProgressLog, duration
 
 
@@ -51,6 +52,13 @@ def test_row_holds_the_means_of_its_epoch(tmp_path: Path) -> None:
     assert rows[0]["minutes"] == 1.0
     assert rows[1]["mean_dice"] == 0.5
     assert "mean_dice" not in rows[0]
+
+
+def test_bar_shows_loss_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(progress_log.tqdm, "set_postfix_str", lambda _, text, refresh=True: shown.append(text))
+    train(tmp_path / "log.jsonl", 1)
+    assert shown == ["loss 1.000, ? left", "loss 1.500, ? left", "loss 2.000, ? left"]
 
 
 def test_steps_done_again_have_one_line(tmp_path: Path) -> None:
