@@ -22,7 +22,9 @@ def is_plain_key(name: str, value: object) -> bool:
         return False
     if isinstance(value, str) and (value.startswith("%") or (value.startswith("$") and name in ("network", "loss"))):
         return False
-    return not isinstance(value, dict) and not (isinstance(value, list) and value and isinstance(value[0], str))
+    if isinstance(value, list):
+        return all(isinstance(v, int | float) for v in value)
+    return not isinstance(value, dict)
 
 
 @pytest.mark.parametrize("config", [TRAIN, INFERENCE], ids=["train", "inference"])
