@@ -142,6 +142,8 @@ def describe_keys(base_file: str) -> str:
     width = max(len(n) for n, _, _ in rows)
     lines = []
     for name, default, spec in rows:
-        allowed = f" One of {spec.choices}." if spec.choices else ""
+        choices = ", ".join(str(choice) for choice in spec.choices or ())
+        number = "A number or " if choices and {"int", "float"} & set(spec.kind) else "One of "
+        allowed = f" {number}{choices}." if choices else ""
         lines.append(f"--{name:<{width}}  {spec.about}{allowed} Default: {default}")
     return "\n".join(lines)
