@@ -51,7 +51,7 @@ def device_name() -> str:
 
 
 def commit(repository: Path) -> str:
-    """Short hash of the checked-out commit, with `+` if files differ from it; `unknown` outside a repository."""
+    """Checked-out commit (or tag) of a folder, with `+` if files differ from it; `unknown` outside a repository."""
     try:
         head = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=10"],
@@ -66,7 +66,7 @@ def commit(repository: Path) -> str:
 
 
 def result_row(run: Path, command: str) -> dict[str, Any]:
-    """One row from a finished training and its evaluation.
+    """One row from a finished training and its evaluation, recorded on the machine and commit of the training.
 
     Raises:
         InputError: the folder lacks the files of a training or of an evaluation.
@@ -136,7 +136,13 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
 
 
 def fill_tables(document: Path) -> int:
-    """Rewrite every table between `<!-- results: FILE -->` and `<!-- end of results -->`; return their number."""
+    """Rewrite every table between `<!-- results: FILE -->` and `<!-- end of results -->`; return their number.
+
+    Raises:
+        InputError: the document or a result file is missing.
+    """
+    if not document.is_file():
+        raise InputError(f"{document}: not found. Cure: give a Markdown file")
     text = document.read_text(encoding="utf-8")
 
     def table(match: re.Match[str]) -> str:

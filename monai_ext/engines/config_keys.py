@@ -47,7 +47,10 @@ class KeySpec(BaseModel):
         if "any" not in self.kind:
             fits = any(isinstance(value, KINDS[k]) and (k == "bool" or not isinstance(value, bool)) for k in self.kind)
             if not fits:
-                return f"is {value!r}, must be {' or '.join(self.kind)}"
+                quoted = f" (typed as \"'{value}'\" it is one)" if self.kind == ["str"] else ""
+                return f"is {value!r}, must be {' or '.join(self.kind)}{quoted}"
+        if isinstance(value, list | tuple) and not all(isinstance(v, int | float) for v in value):
+            return f"is {value!r}, must be a list of numbers"
         if isinstance(value, int | float) and not isinstance(value, bool):
             if self.minimum is not None and value < self.minimum:
                 return f"is {value}, must be at least {self.minimum:g}"

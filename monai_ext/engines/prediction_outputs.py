@@ -64,12 +64,18 @@ class PredictionOutputs:
         """Refuse to start if a prediction would replace a file.
 
         Raises:
-            InputError: lists the files that exist; not with `overwrite`.
+            InputError: lists the files that exist, unless `overwrite`; in any case if one of them is an input.
         """
-        if overwrite:
-            return
-        existing = [path for case in cases if (path := self.folder / f"{case.name}.nii.gz").exists()]
-        if existing:
+        endings = [".nii.gz", "_probabilities.nii.gz"] if self.probabilities else [".nii.gz"]
+        targets = [self.folder / f"{case.name}{ending}" for case in cases for ending in endings]
+        inputs = {image.resolve() for case in cases for image in case.images}
+        existing = [path for path in targets if path.exists()]
+        if any(path.resolve() in inputs for path in existing):
+            raise InputError(
+                f"--output_dir {self.folder}: holds the input itself, which predictions would replace. "
+                "Cure: another --output_dir"
+            )
+        if existing and not overwrite:
             listed = "\n".join(f"  - {path}" for path in existing[:10])
             raise InputError(
                 f"{len(existing)} predictions are already in {self.folder}:\n{listed}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,19 @@ from monai_ext.preprocessing.case_store import CaseStore
 from monai_ext.preprocessing.prepare import prepare_cases
 
 logger = logging.getLogger(__name__)
+PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
+RUN_FILES = (
+    "last.pt",
+    "model.pt",
+    "model_final.pt",
+    PLAN_FILE,
+    FOLD_FILE,
+    "metrics.json",
+    "overlay.png",
+    "log.jsonl",
+    "tensorboard",
+    "evaluation",
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,8 @@ def choose_fold(
     names = [case.name for case in dataset.training]
     groups = read_groups(dataset, group_by) if group_by else None
     folds = load_splits(Path(splits_file), names) if splits_file else make_folds(names, nfolds, fold_seed, groups)
+    if fold == "all":
+        logger.warning("fold all: training and validation use the same cases, so the scores are not held out")
     if groups:
         for group in leaking_groups(folds, groups):
             logger.warning("group %s is in training and validation: validation scores will be too good", group)
@@ -133,6 +149,7 @@ def prepare(
     norm: str = "instance",
     negative_slope: float = 0.01,
     mirror: float = 0.0,
+    resume: bool = False,
     overwrite: bool = False,
     num_workers: int = 0,
 ) -> Prepared:
@@ -150,15 +167,20 @@ def prepare(
         plan_file: a plan edited by hand, used as it is.
         norm, negative_slope: of the network, unless `plan_file` decides.
         mirror: probability of flips in training; with 0 the plan allows no flips, so that none are averaged later.
-        overwrite: the plan of a training in `output_dir` may be replaced.
+        resume: goes on with the training in `output_dir`; excludes `overwrite`.
+        overwrite: a training in `output_dir` is moved to `previous-N` there.
         num_workers: processes for reading and preprocessing.
 
     Raises:
         InputError: the dataset, a key or the plan breaks a rule; every problem found is listed.
     """
+    if resume and overwrite:
+        raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
     folder, dataset = Path(store_dir), source.dataset
     for warning in check_dataset(dataset, num_workers, progress=True, cache_file=folder / "check.json"):
         logger.warning(warning)
+    if task or plan_file:
+        logger.info("%s decides the plan: %s are not used", plan_file or f"task {task}", ", ".join(plan_options))
     if plan_file:
         plan = Plan.load(plan_file)
     else:
@@ -172,23 +194,83 @@ def prepare(
         )
     if mirror == 0:
         plan = plan.with_changes("mirror is 0: a model that saw no flips must not average them", mirror_axes=())
-    _keep_plan_of_training(Path(output_dir), plan, overwrite)
+    elif not plan.mirror_axes:
+        plan = plan.with_changes(f"mirror is {mirror}", mirror_axes=tuple(range(plan.spatial_dims)))
+    _protect_training(Path(output_dir), plan, source.fold, overwrite)
     logger.info("plan of %s:\n%s", dataset.name, plan.describe())
     store = prepare_cases(dataset, plan, folder / "cases", num_workers)
-    write_text(Path(output_dir) / "plan.json", plan.to_json())
+    write_text(Path(output_dir) / PLAN_FILE, plan.to_json())
+    names = {"train": list(source.fold.train), "val": list(source.fold.val)}
+    write_text(Path(output_dir) / FOLD_FILE, json.dumps(names, indent=1) + "\n")
     return Prepared(source, plan, store)
 
 
-def _keep_plan_of_training(folder: Path, plan: Plan, overwrite: bool) -> None:
-    """Refuse to replace the plan that the weights in `folder` were trained with."""
-    path = folder / "plan.json"
-    if overwrite or not path.exists() or not any((folder / name).exists() for name in ("last.pt", "model.pt")):
+def held_out_cases(source: Source, ckpt_path: str) -> list[Case]:
+    """Raw validation cases for the evaluation of a model, none of which it was trained on.
+
+    With `fold all` every case was trained on; that is said in a warning.
+
+    Raises:
+        InputError: the model was trained on some of the fold's validation cases.
+    """
+    path = Path(ckpt_path).parent / FOLD_FILE
+    if not path.is_file():
+        logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
+        return source.cases("val")
+    trained = json.loads(path.read_text(encoding="utf-8"))
+    seen = sorted(set(trained["train"]) & set(source.fold.val))
+    if seen and set(trained["train"]) == set(trained["val"]):
+        logger.warning("the model was trained on all cases: these scores are not of held-out cases")
+    elif seen:
+        raise InputError(
+            f"{ckpt_path}: was trained on {len(seen)} of the {len(source.fold.val)} validation cases "
+            f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''}). "
+            "Cure: the fold, nfolds, fold_seed, group_by or splits_file of the training"
+        )
+    return source.cases("val")
+
+
+def _differences(folder: Path, plan: Plan, fold: Fold) -> list[str]:
+    """What the training in a folder has otherwise than the present plan and fold; empty if there is no training."""
+    if not any((folder / name).exists() for name in ("last.pt", "model.pt")):
+        return []
+    changed = []
+    if (folder / PLAN_FILE).exists():
+        trained, present = asdict(Plan.load(folder / PLAN_FILE)), asdict(plan)
+        changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if n != "why" and trained[n] != present[n]]
+    if (folder / FOLD_FILE).exists():
+        kept = json.loads((folder / FOLD_FILE).read_text(encoding="utf-8"))
+        for part, names in (("train", fold.train), ("val", fold.val)):
+            moved = len(set(kept[part]) ^ set(names))
+            changed += [f"{part} cases of the fold: {moved} of them differ"] if moved else []
+    return changed
+
+
+def _protect_training(folder: Path, plan: Plan, fold: Fold, overwrite: bool) -> None:
+    """Keep weights together with the plan and the fold they were trained with."""
+    if overwrite:
+        set_aside(folder)
         return
-    trained, present = asdict(Plan.load(path)), asdict(plan)
-    changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if n != "why" and trained[n] != present[n]]
+    changed = _differences(folder, plan, fold)
     if changed:
         listed = "\n".join(f"  - {line}" for line in changed)
         raise InputError(
-            f"{path}: the training in this folder has another plan than the present keys and data give:\n{listed}\n"
-            f"Cure: the keys of that training, or --plan_file {path}, or another --output_dir"
+            f"{folder}: the training in this folder differs from what the present keys and data give:\n{listed}\n"
+            f"Cure: the keys of that training (perhaps --plan_file {folder / PLAN_FILE}), another --output_dir, or "
+            "--overwrite True to start anew"
         )
+
+
+def set_aside(folder: Path) -> None:
+    """Move an earlier run into `previous-N` of its own folder: what is overwritten is never lost."""
+    files = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if not files:
+        return
+    number = 1
+    while (folder / f"previous-{number}").exists():
+        number += 1
+    target = folder / f"previous-{number}"
+    target.mkdir(parents=True)
+    for path in files:
+        os.replace(path, target / path.name)
+    logger.info("the earlier run was moved to %s", target)

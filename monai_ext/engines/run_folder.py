@@ -32,9 +32,14 @@ def announce(output_dir: str, device: torch.device | str) -> None:
     """Print the output folder first, then what a bug report needs; log to the terminal and nothing else.
 
     Raises:
-        InputError: the output folder cannot be made.
+        InputError: the output folder cannot be made, or the device does not exist.
     """
     print(f"output: {Path(output_dir).resolve()}", flush=True)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {device}: cannot be used ({reason}). Cure: cpu, or cuda:0 on a GPU") from error
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,9 +80,17 @@ def find_model(ckpt_path: str, bundle_root: str) -> str:
 
 
 def plan_beside(ckpt_path: str, bundle_root: str) -> str:
-    """Path of the plan that belongs to a model: beside the weights, else the bundle's default plan."""
+    """Path of the plan beside a model; while no model is there either, the bundle's default plan.
+
+    Raises:
+        InputError: the model has lost its plan. Weights of another plan may load and predict wrongly.
+    """
     beside = Path(ckpt_path).parent / "plan.json"
-    return str(beside if beside.is_file() else Path(bundle_root) / "configs" / "default_plan.json")
+    if beside.is_file():
+        return str(beside)
+    if Path(ckpt_path).is_file():
+        raise InputError(f"{ckpt_path}: there is no plan.json beside it. Cure: copy it from the folder of the training")
+    return str(Path(bundle_root) / "configs" / "default_plan.json")
 
 
 def check_plan_beside(prepared: Plan, ckpt_path: str) -> None:

@@ -85,9 +85,14 @@ class ScheduledValidation(ValidationHandler):
             save_tensors(self.folder / "model.pt", self.network.state_dict())
         engine.state.validation = {"iteration": engine.state.iteration, "mean_dice": metric, "dice": dict(state.dice)}
 
-    def _stop_on_plateau(self, engine: Any) -> None:
+    def has_plateaued(self, engine: Any) -> bool:
+        """Whether no validation of the last `patience` epochs was better than the best before."""
         stale = engine.state.epoch - self.best_epoch
-        if self.patience and self.best_epoch and stale >= self.patience and engine.state.epoch >= self.min_epochs:
+        long_enough = engine.state.epoch >= self.min_epochs
+        return bool(self.patience and self.best_epoch and stale >= self.patience and long_enough)
+
+    def _stop_on_plateau(self, engine: Any) -> None:
+        if self.has_plateaued(engine):
             engine.terminate()
 
     def _finish(self, engine: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class TrainingCheckpoint:
         parts: named objects with `state_dict` and `load_state_dict` (network, optimiser, average, budget, ...).
         stream: sample stream to continue.
         resume: go on from `last.pt` if there is one.
-        overwrite: start anew although `last.pt` exists.
+        options: keys that shape the course of training; a resumed training must have the same.
     """
 
     def __init__(
@@ -71,15 +72,16 @@ class TrainingCheckpoint:
         parts: dict[str, Any],
         stream: SampleStream,
         resume: bool = False,
-        overwrite: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(folder) / "last.pt"
         self.plan = plan
         self.parts = parts
         self.stream = stream
         self.resume = resume
+        self.options = {name: repr(value) for name, value in (options or {}).items()}
         self._scaler_state: dict[str, Any] | None = None
-        if self.path.exists() and not resume and not overwrite:
+        if self.path.exists() and not resume:
             raise InputError(
                 f"{self.path}: this folder already holds a training. Cure: --resume True to go on with it, another "
                 "--output_dir, or --overwrite True to start anew"
@@ -101,6 +103,7 @@ class TrainingCheckpoint:
         content = {
             "format": FORMAT,
             "plan": self._signature(),
+            "options": self.options,
             "iteration": engine.state.iteration,
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
             **{name: part.state_dict() for name, part in self.parts.items()},
@@ -112,7 +115,7 @@ class TrainingCheckpoint:
             logger.warning("%s does not exist yet: training starts from the beginning", self.path)
             return
         content = load_tensors(self.path, "delete it and start anew, or restore a copy")
-        missing = {"format", "plan", "iteration", *self.parts} - set(content)
+        missing = {"format", "plan", "options", "iteration", *self.parts} - set(content)
         if missing:
             raise InputError(
                 f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew"
@@ -121,6 +124,13 @@ class TrainingCheckpoint:
             raise InputError(
                 f"{self.path}: was trained with another plan ({content['plan']}) than the present one "
                 f"({self._signature()}). Cure: restore the plan.json it belongs to, or start anew in another output_dir"
+            )
+        before = content["options"]
+        changed = [f"--{n} {before.get(n)} -> {v}" for n, v in self.options.items() if before.get(n) != v]
+        if changed:
+            raise InputError(
+                f"{self.path}: the training was begun with other keys: {', '.join(changed)}. "
+                "Cure: the former values, or start anew in another output_dir"
             )
         for name, part in self.parts.items():
             part.load_state_dict(content[name])

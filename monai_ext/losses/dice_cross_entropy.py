@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from monai_ext.errors import InputError
+
 
 class DiceCrossEntropy(nn.Module):
     """Soft Dice loss over the foreground classes plus voxel-wise cross-entropy.
@@ -21,6 +23,7 @@ class DiceCrossEntropy(nn.Module):
     Args:
         batch_dice: sum the Dice terms over the batch before dividing.
         ignore_index: label of voxels that count in neither term; None if every voxel counts.
+        num_classes: checked against `class_weights` if given.
         class_weights: one weight per class for the cross-entropy (weighted mean, as in `torch.nn.CrossEntropyLoss`).
         smooth: s above.
         dice_weight, ce_weight: weights of the two terms.
@@ -33,6 +36,7 @@ class DiceCrossEntropy(nn.Module):
         batch_dice: bool = False,
         ignore_index: int | None = None,
         class_weights: Sequence[float] | None = None,
+        num_classes: int | None = None,
         smooth: float = 1e-5,
         dice_weight: float = 1.0,
         ce_weight: float = 1.0,
@@ -43,6 +47,13 @@ class DiceCrossEntropy(nn.Module):
         self.smooth = smooth
         self.dice_weight = dice_weight
         self.ce_weight = ce_weight
+        if class_weights is not None and num_classes is not None:
+            numbers = all(isinstance(w, int | float) and w >= 0 for w in class_weights)
+            if len(class_weights) != num_classes or not numbers:
+                raise InputError(
+                    f"--class_weights {list(class_weights)}: needs {num_classes} numbers from 0 on, background first. "
+                    "Cure: one weight per class"
+                )
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
 

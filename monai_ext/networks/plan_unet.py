@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM: dict[str, Callable[[int, int], nn.Module]] = {
     "instance": lambda dims, c: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](c, affine=True),
     "batch": lambda dims, c: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](c),
-    "group": lambda dims, c: nn.GroupNorm(min(32, c), c),
+    "group": lambda dims, c: nn.GroupNorm(math.gcd(32, c), c),
 }
 
 
@@ -70,7 +71,7 @@ class PlanUNet(nn.Module):
         kernels: per level, per axis.
         features: channels per level.
         deep_supervision: return a list of logits instead of a tensor, see `forward`.
-        norm: `instance`, `batch` or `group` (32 groups).
+        norm: `instance`, `batch` or `group` (32 groups, fewer where 32 does not divide the channels).
         negative_slope: of the LeakyReLU.
 
     Where MONAI's `DynUNet` describes the same layers, parameters and outputs are the same. Initialisation: Kaiming

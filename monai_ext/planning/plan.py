@@ -14,6 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from monai_ext.errors import InputError
 
 PLAN_VERSION = 1
+CROP_RULES = ("nonzero", "positive", "none")
+NORMS = ("instance", "batch", "group")
+NORMALIZATIONS = ("ct", "zscore", "zscore_masked", "rescale_to_0_1", "rgb_to_0_1", "none")
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,24 @@ class Plan:
             wrong.append(f"strides and kernels need {dims} numbers per level")
         if not levels == len(self.kernels) == len(self.features):
             wrong.append(f"strides, kernels, features have {levels}, {len(self.kernels)}, {len(self.features)} levels")
+        if self.version != PLAN_VERSION:
+            wrong.append(f"version {self.version} is not {PLAN_VERSION}")
+        for name, allowed in (("crop", CROP_RULES), ("norm", NORMS)):
+            if getattr(self, name) not in allowed:
+                wrong.append(f"{name} {getattr(self, name)!r} is not one of {allowed}")
+        channels = len(self.channels)
+        if len(self.normalization) != channels or not set(self.normalization) <= set(NORMALIZATIONS):
+            wrong.append(f"normalization {self.normalization} needs {channels} of {NORMALIZATIONS}")
+        if len(self.intensity) != channels:
+            wrong.append(f"intensity has {len(self.intensity)} entries for {channels} channels")
+        if not set(self.mirror_axes) <= set(range(dims)):
+            wrong.append(f"mirror_axes {self.mirror_axes} must be of {tuple(range(dims))}")
+        if self.batch_size < 1 or any(n < 1 for n in (*self.patch_size, *self.features)):
+            wrong.append("batch_size, patch_size and features must be at least 1")
+        if levels and any(s != 1 for s in self.strides[0]):
+            wrong.append(f"strides of level 0 are {self.strides[0]}, must be ones")
+        if any(s < 1 for stride in self.strides for s in stride) or any(k % 2 == 0 for n in self.kernels for k in n):
+            wrong.append("strides must be at least 1 and kernels odd")
         if sorted(self.axes) != list(range(dims)):
             wrong.append(f"axes {self.axes} is no permutation of {tuple(range(dims))}")
         if any(s <= 0 for s in self.spacing):

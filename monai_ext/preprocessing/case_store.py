@@ -256,7 +256,12 @@ def _put_in_place(unfinished: Path, final: Path) -> None:
         os.replace(unfinished, final)
         shutil.rmtree(old, ignore_errors=True)
     else:
-        os.replace(unfinished, final)
+        try:
+            os.replace(unfinished, final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(unfinished)  # another run was first; what it stored is checked by the next run like any case
     _sync_folder(final.parent)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.engines import preparation
-from monai_ext.engines.preparation import open_source, prepare
+from monai_ext.engines.preparation import held_out_cases, open_source, prepare
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
 
@@ -80,9 +80,35 @@ def test_plan_of_a_training_is_not_replaced(raw: Path, tmp_path: Path) -> None:
     run(raw, tmp_path)
     with pytest.raises(InputError, match=r"features: \(8, .*\) -> \(16, (.|\n)*--plan_file"):
         run(raw, tmp_path, plan_options={"base_features": 16})
+    with pytest.raises(InputError, match=r"train cases of the fold: 2 of them differ"):
+        run(raw, tmp_path, fold=1)
     assert Plan.load(tmp_path / "run" / "plan.json") == trained
+
+
+def test_overwritten_training_is_set_aside(raw: Path, tmp_path: Path) -> None:
+    trained = run(raw, tmp_path).plan
+    (tmp_path / "run" / "model.pt").write_bytes(b"weights")
     run(raw, tmp_path, plan_options={"base_features": 16}, overwrite=True)
     assert Plan.load(tmp_path / "run" / "plan.json").features[0] == 16
+    assert not (tmp_path / "run" / "model.pt").exists()
+    assert (tmp_path / "run" / "previous-1" / "model.pt").read_bytes() == b"weights"
+    assert Plan.load(tmp_path / "run" / "previous-1" / "plan.json") == trained
+    with pytest.raises(InputError, match="exclude each other"):
+        run(raw, tmp_path, overwrite=True, resume=True)
+
+
+def test_evaluation_refuses_cases_of_the_training(raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(raw, tmp_path)
+    model = str(tmp_path / "run" / "model.pt")
+    same = open_source(str(raw), str(tmp_path))
+    assert [c.name for c in held_out_cases(same, model)] == list(same.fold.val)
+    with pytest.raises(InputError, match=r"trained on 1 of the 1 validation cases.*group_by"):
+        held_out_cases(open_source(str(raw), str(tmp_path), fold=1), model)
+    run(raw, tmp_path / "all", fold="all")
+    caplog.clear()
+    everything = open_source(str(raw), str(tmp_path), fold="all")
+    assert len(held_out_cases(everything, str(tmp_path / "all" / "run" / "model.pt"))) == 5
+    assert "not of held-out cases" in caplog.text
 
 
 def test_plan_of_another_dataset_is_refused(raw: Path, tmp_path: Path) -> None:
@@ -95,6 +121,9 @@ def test_plan_of_another_dataset_is_refused(raw: Path, tmp_path: Path) -> None:
 def test_plan_allows_only_flips_of_the_training(raw: Path, tmp_path: Path) -> None:
     assert run(raw, tmp_path).plan.mirror_axes == ()
     assert run(raw, tmp_path, mirror=0.5).plan.mirror_axes == (0, 1, 2)
+    file = tmp_path / "edited.json"
+    file.write_text(run(raw, tmp_path).plan.to_json())
+    assert run(raw, tmp_path, plan_file=str(file), mirror=0.5).plan.mirror_axes == (0, 1, 2)
 
 
 def test_named_plan_of_a_published_task(raw: Path, tmp_path: Path) -> None:

@@ -62,12 +62,15 @@ def test_only_trained_model_is_taken_and_several_are_listed() -> None:
 
 
 def test_plan_lies_beside_the_weights_else_the_default_serves() -> None:
-    path = model("run")
+    path = Path("run") / "model.pt"
     default = str(Path("bundle", "configs", "default_plan.json"))
     assert plan_beside(str(path), "bundle") == default
+    model("run")
+    with pytest.raises(InputError, match=r"no plan\.json beside it"):
+        plan_beside(str(path), "bundle")
     (path.parent / "plan.json").write_text("{}")
     assert plan_beside(str(path), "bundle") == str(path.parent / "plan.json")
-    assert plan_of_model("", "bundle") == default
+    assert plan_of_model("", "elsewhere") == str(Path("elsewhere", "configs", "default_plan.json"))
     with pytest.raises(InputError):
         plan_of_model("absent.pt", "bundle")
 

@@ -43,7 +43,15 @@ def test_existing_training_is_not_overwritten_unasked(tmp_path: Path) -> None:
     handler(tmp_path, torch.nn.Linear(2, 2)).save(engine())
     with pytest.raises(InputError, match=r"--resume True.*--overwrite True"):
         handler(tmp_path, torch.nn.Linear(2, 2))
-    handler(tmp_path, torch.nn.Linear(2, 2), overwrite=True)
+
+
+def test_other_options_are_refused_on_resume(tmp_path: Path) -> None:
+    handler(tmp_path, torch.nn.Linear(2, 2), options={"learning_rate": 0.1, "seed": 1}).save(engine())
+    handler(tmp_path, torch.nn.Linear(2, 2), resume=True, options={"learning_rate": 0.1, "seed": 1}).attach(engine())
+    with pytest.raises(InputError, match=r"--learning_rate 0.1 -> 0.5"):
+        handler(tmp_path, torch.nn.Linear(2, 2), resume=True, options={"learning_rate": 0.5, "seed": 1}).attach(
+            engine()
+        )
 
 
 def test_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
@@ -63,7 +71,7 @@ def test_half_written_file_is_named(tmp_path: Path) -> None:
 
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.ones(1)}, tmp_path / "last.pt")
-    with pytest.raises(InputError, match=r"lacks \['format', 'iteration', 'network', 'plan'\]"):
+    with pytest.raises(InputError, match=r"lacks \['format', 'iteration', 'network', 'options', 'plan'\]"):
         handler(tmp_path, torch.nn.Linear(2, 2), resume=True).attach(engine())
 
 

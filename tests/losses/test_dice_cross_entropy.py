@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
+from monai_ext.errors import InputError
 from monai_ext.losses.deep_supervision import DeeplySupervised
 from monai_ext.losses.dice_cross_entropy import DiceCrossEntropy
 
@@ -37,6 +38,13 @@ def test_class_weights_are_those_of_torch() -> None:
     _, found = DiceCrossEntropy(class_weights=weights).parts(logits, labels)
     expected = torch.nn.functional.cross_entropy(logits, labels[:, 0], weight=torch.tensor(weights))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("weights", [[1, 2], [1, 2, 3, 4], [-1, 1, 1], ["a", "b", "c"]])
+def test_class_weights_must_fit_the_classes(weights: list) -> None:
+    DiceCrossEntropy(class_weights=[0, 1, 2.5], num_classes=3)
+    with pytest.raises(InputError, match="needs 3 numbers"):
+        DiceCrossEntropy(class_weights=weights, num_classes=3)
 
 
 @pytest.mark.parametrize("batch_dice", [False, True])

@@ -40,6 +40,17 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
         (lambda c: c.update(features=[32, 64]), "4, 4, 2 levels"),
         (lambda c: c.update(spacing=[1.0, -1.0, 1.0]), "must be positive"),
         (lambda c: c["strides"].__setitem__(1, [2, 2]), "need 3 numbers per level"),
+        (lambda c: c.update(version=7), "version 7 is not 1"),
+        (lambda c: c.update(norm="layer"), r"norm 'layer' is not one of .*group"),
+        (lambda c: c.update(crop="foo"), "crop 'foo' is not one of"),
+        (lambda c: c.update(normalization=["foo"]), "normalization .*needs 1 of .*zscore"),
+        (lambda c: c.update(normalization=[]), "normalization .*needs 1 of"),
+        (lambda c: c.update(intensity=[]), "intensity has 0 entries for 1 channels"),
+        (lambda c: c.update(mirror_axes=[5]), r"mirror_axes \(5,\)"),
+        (lambda c: c.update(batch_size=0), "must be at least 1"),
+        (lambda c: c["features"].__setitem__(0, 0), "must be at least 1"),
+        (lambda c: c["strides"].__setitem__(0, [2, 1, 1]), "must be ones"),
+        (lambda c: c["kernels"].__setitem__(0, [2, 3, 3]), "kernels odd"),
     ],
 )
 def test_broken_plans_are_refused(content: Content, change: Callable[[Content], Any], message: str) -> None:
