@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from monai_ext.atomic_files import write_text
 from monai_ext.datasets.image_files import geometry_difference, read_image, read_label
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
+from monai_ext.worker_pool import worker_pool
 
 CHECK_VERSION = 1
 SPACING_FACTOR = 4.0
@@ -135,9 +134,8 @@ def _reports(dataset: SegmentationDataset, num_workers: int, progress: bool) -> 
     if num_workers <= 1:
         yield from _with_bar(map(_check, jobs), len(jobs), progress)
         return
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:
-        with ProcessPoolExecutor(num_workers, multiprocessing.get_context(method)) as pool:
+        with worker_pool(num_workers) as pool:
             yield from _with_bar(pool.map(_check, jobs, chunksize=4), len(jobs), progress)
     except BrokenProcessPool:
         raise InputError(

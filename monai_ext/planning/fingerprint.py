@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
 from monai_ext.planning.intensity_summary import ChannelSummary, pool_summaries, summarize, summary_length
 from monai_ext.planning.plan import ChannelIntensity
+from monai_ext.worker_pool import worker_pool
 
 CROP_RULES = ("nonzero", "positive", "none")
 
@@ -167,10 +165,8 @@ def _map(read: partial[_CaseResult], cases: Sequence[Case], num_workers: int) ->
     if num_workers <= 1:
         yield from map(read, cases)
         return
-    # A forked child would inherit locks held by the parent's threads.
-    context = get_context("spawn" if sys.platform == "win32" else "forkserver")
     try:
-        with ProcessPoolExecutor(min(num_workers, len(cases)), mp_context=context) as pool:
+        with worker_pool(min(num_workers, len(cases))) as pool:
             yield from pool.map(read, cases)
     except BrokenProcessPool as error:
         raise InputError(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from monai_ext.preprocessing.case_store import (
     write_case,
 )
 from monai_ext.preprocessing.foreground_locations import find_locations
+from monai_ext.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +98,7 @@ def _outcomes(cases: Iterable[Case], plan: Plan, folder: Path, num_workers: int)
     if num_workers <= 1 or len(waiting) <= 1:
         yield from (_prepare_case(case, plan, folder) for case in waiting)
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    executor = ProcessPoolExecutor(min(num_workers, len(waiting)), context, initializer=_use_one_thread)
+    executor = worker_pool(min(num_workers, len(waiting)), _use_one_thread)
     finished = set()
     try:
         futures = {executor.submit(_prepare_case, case, plan, folder): case for case in waiting}
