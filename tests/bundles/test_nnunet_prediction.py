@@ -61,6 +61,15 @@ def test_every_validation_case_is_measured_in_original_geometry(evaluated: Path)
             assert cases[name][cls]["hd95_mm"] == pytest.approx(again[cls]["hd95_mm"], abs=1e-6)
 
 
+def test_evaluation_on_cases_of_the_training_is_refused(evaluated: Path) -> None:
+    before = (evaluated / RUN / "evaluation" / "metrics.json").read_bytes()
+    done = bundle_run(evaluated, "evaluating", "train.json", "tiny.json", output_dir=RUN, fold=3)
+    assert done.status == 1
+    assert "was trained on 4 of the 4 validation cases" in done.err
+    assert "Traceback" not in done.err
+    assert (evaluated / RUN / "evaluation" / "metrics.json").read_bytes() == before
+
+
 def test_inference_needs_only_model_and_plan(evaluated: Path, model: Path, tmp_path: Path) -> None:
     images = evaluated / RAW / "imagesTs"
     done = bundle_run(tmp_path, "inference", "inference.json", input=images, output_dir="out", ckpt_path=model)

@@ -130,6 +130,16 @@ def test_minutes_stop_cleanly_with_the_rate_at_its_end(tmp_path: Path) -> None:
     assert 0.1 <= metrics["training_minutes"] < 0.5
 
 
+def test_diverged_training_stops_before_anything_is_saved(tmp_path: Path) -> None:
+    done = bundle_run(
+        tmp_path, "training", "train.json", "tiny.json", learning_rate=1e20, warmup=0, grad_clip=0, epoch_length=5
+    )
+    assert done.status == 1
+    assert "the loss is not finite" in done.err
+    assert "Traceback" not in done.err
+    assert not list((tmp_path / RUN).glob("*.pt"))
+
+
 def test_train_and_evaluate_with_the_other_augmentation_list(tmp_path: Path) -> None:
     done = bundle_run(
         tmp_path, "train_and_evaluate", "train.json", "tiny.json", "augment_nvidia_2021.json", output_dir="run"
