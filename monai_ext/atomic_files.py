@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+PARTIAL = re.compile(r"\.[0-9a-f]{8}-")
 
 
 @contextmanager
@@ -26,6 +29,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partials(folder: str | Path) -> None:
+    """Remove what a killed process left of unfinished files; call where nobody else is writing."""
+    for path in Path(folder).glob(".*"):
+        if PARTIAL.match(path.name) and path.is_file():
+            path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_ext.atomic_files import replacing, save_tensors, write_text
+from monai_ext.atomic_files import remove_partials, replacing, save_tensors, write_text
 
 
 def fail_halfway(path: Path) -> None:
@@ -31,6 +31,16 @@ def test_temporary_name_keeps_the_ending(tmp_path: Path) -> None:
         assert partial.parent == tmp_path
         partial.write_bytes(b"x")
     assert (tmp_path / "scan.nii.gz").read_bytes() == b"x"
+
+
+def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    with replacing(tmp_path / "last.pt") as partial:
+        partial.write_bytes(b"x")
+        left = partial.with_name(partial.name.replace("last", "model"))
+        left.write_bytes(b"half")
+    (tmp_path / ".hidden").write_text("kept")
+    remove_partials(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "last.pt"]
 
 
 def test_tensors_are_readable_as_plain_weights(tmp_path: Path) -> None:

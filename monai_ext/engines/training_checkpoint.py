@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from monai_ext.atomic_files import save_tensors
+from monai_ext.atomic_files import remove_partials, save_tensors
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
@@ -86,6 +86,7 @@ class TrainingCheckpoint:
                 f"{self.path}: this folder already holds a training. Cure: --resume True to go on with it, another "
                 "--output_dir, or --overwrite True to start anew"
             )
+        remove_partials(folder)
 
     def attach(self, engine: Engine) -> None:
         if self.resume:
