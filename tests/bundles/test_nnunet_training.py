@@ -104,9 +104,9 @@ def test_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, numbe
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == -number
-    assert "Traceback" not in err
-    if number != signal.SIGKILL:
+    if number != signal.SIGKILL:  # which leaves no time for words, and loader workers may complain
         assert "--resume True" in out
+        assert "Traceback" not in err
     saved = torch.load(tmp_path / "cut" / "last.pt", weights_only=True)
     assert 6 <= saved["iteration"] < 24
     done = bundle_run(tmp_path, "training", "train.json", "tiny.json", output_dir="cut", resume=True, **options)
