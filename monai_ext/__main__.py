@@ -36,6 +36,22 @@ class Commands:
 
         append_row(Path(results), result_row(Path(run), command))
 
+    def curve(self, run: str, name: str, curves: str, picture: str = "", title: str = "") -> None:
+        """Put the validation Dice of a training into a file of curves, and draw it.
+
+        Args:
+            run: output folder of the training.
+            name: what the picture calls it.
+            curves: CSV file with the points of all runs.
+            picture: PNG file, drawn anew from all runs if given.
+            title: of the picture.
+        """
+        from monai_ext.dice_curves import add_curve, draw_curves
+
+        print(f"{name}: {add_curve(Path(curves), name, Path(run) / 'log.jsonl')} points")
+        if picture:
+            draw_curves(Path(curves), Path(picture), title)
+
     def tables(self, *documents: str) -> None:
         """Fill the result tables of Markdown files from the result files that they name."""
         from monai_ext.results import fill_tables

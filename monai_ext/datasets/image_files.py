@@ -81,10 +81,20 @@ def read_label(path: Path) -> tuple[np.ndarray, Geometry]:
         Labels `[D, H, W]` (uint8 if all values fit, else int16), canonical orientation, and the geometry.
 
     Raises:
-        InputError: as `read_image`; more than one channel; values that are not integers or exceed int16.
+        InputError: as `read_image`; more than one channel; values that are not integers or exceed int16; a JPEG file.
     """
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise InputError(
+            f"{path}: label maps cannot be JPEG, which changes values at edges. Cure: export the label as PNG from "
+            "where it was drawn; a JPEG saved as PNG stays damaged"
+        )
     stored, geometry = _read_stored(Path(path), as_float=False)
     if stored.ndim > len(geometry.file_shape):
+        if stored.shape[-1] != 1 and len(geometry.file_shape) == 2:
+            raise InputError(
+                f"{path}: is a picture with {stored.shape[-1]} channels, a label map has one. Cure: save one "
+                "grey value or palette index per class; if its channels are equal: python -m monai_ext dataset convert"
+            )
         if stored.shape[-1] != 1:
             raise InputError(
                 f"{path}: a label map must be 3D, but the file is 4D with shape {stored.shape}. "
@@ -160,7 +170,7 @@ def _read_stored(path: Path, as_float: bool) -> tuple[np.ndarray, Geometry]:
             return _read_nifti(path, as_float)
         from monai_ext.datasets.itk_files import read_with_itk
 
-        return read_with_itk(path)
+        return read_with_itk(path, as_label=not as_float)
     except InputError as error:
         text = str(error)
         cure = "" if "Cure:" in text else ". Cure: correct the header, or export the image again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from monai_ext.datasets.file_names import (
@@ -12,16 +13,18 @@ from monai_ext.datasets.file_names import (
     name_without_ending,
     split_channel,
 )
+from monai_ext.datasets.itk_files import picture_channels
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.errors import InputError, Problems
 
 
 def find_inputs(path: Path, num_channels: int) -> list[Case]:
-    """Cases to predict, sorted by name; nothing is opened but DICOM folders.
+    """Cases to predict, sorted by name; nothing is opened but DICOM folders and headers of pictures.
 
     Args:
         path: an image file; a folder with one DICOM series; or a folder of image files. In the last, with
-            `num_channels > 1`, files named `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are joined to one case each.
+            `num_channels > 1`, files named `CASE_0000.nii.gz`, `CASE_0001.nii.gz`, ... are joined to one case each;
+        colour pictures hold all channels and are a case each.
         num_channels: channels that the network expects.
 
     Raises:
@@ -58,6 +61,8 @@ def _single_file(path: Path, num_channels: int) -> Case:
     name, channel = split_channel(name_without_ending(path))
     if channel is None:
         return Case(name, (path,))
+    if num_channels > 1 and picture_channels(path) == num_channels:
+        return Case(name if channel == 0 else name_without_ending(path), (path,))
     if num_channels == 1:
         return Case(name, (path,)) if channel == 0 else Case(name_without_ending(path), (path,))
     siblings = [file for file in sorted(path.parent.iterdir()) if not is_hidden(file) and image_ending(file)]
@@ -68,8 +73,12 @@ def _single_file(path: Path, num_channels: int) -> Case:
 def _folder_cases(folder: Path, images: list[Path], num_channels: int) -> list[Case]:
     problems = Problems(f"inputs in {folder}")
     groups: dict[str, dict[int, list[Path]]] = {}
+    numbered = Counter(split_channel(name_without_ending(file))[0] for file in images)
     for file in images:
         name, channel = split_channel(name_without_ending(file))
+        if channel is not None and num_channels > 1 and picture_channels(file) == num_channels:
+            # a colour picture holds all channels, so the number counts pictures, unless it is the only one
+            name, channel = (name if channel == 0 and numbered[name] == 1 else name_without_ending(file)), None
         if num_channels == 1 and channel not in (None, 0):  # a number that happens to look like a channel
             name, channel = name_without_ending(file), None
         groups.setdefault(name, {}).setdefault(-1 if channel is None else channel, []).append(file)

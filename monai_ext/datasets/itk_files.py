@@ -1,8 +1,12 @@
-"""NRRD, MetaImage, TIFF and DICOM series through MONAI's ITK reader."""
+"""Formats other than NIfTI: NRRD, MetaImage, TIFF and DICOM series through ITK; PNG, JPEG and BMP through Pillow."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,23 +15,46 @@ from monai_ext.datasets.geometry import Geometry
 from monai_ext.errors import InputError
 
 SPACING_TOLERANCE = 0.01  # of the distance between slices
+TIFF_ENDINGS = (".tif", ".tiff")
+JPEG_ENDINGS = (".jpg", ".jpeg")
+PICTURE_ENDINGS = (".png", *JPEG_ENDINGS, ".bmp", *TIFF_ENDINGS)
+INDEXED_MODES = ("1", "P", "PA")  # ITK turns bits and palette indices into colours, or cannot read them
+EXIF_ORIENTATION = 274
+SMALL_DEPTHS = {2: 85, 4: 17}  # grey PNG of 2 and 4 bits are stretched to 0..255 when decoded
 
 
-def read_with_itk(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geometry]:
     """Read a file, or a folder with one DICOM series.
 
+    Pictures get the axes that ITK gives them (x to the left, y to the back) whichever library reads them. Print
+    resolutions in PNG, JPEG and BMP are no size of anything in the body: their pixels are 1 mm.
+
+    Args:
+        path: file or folder.
+        as_label: palettes give their indices and bits give 0 and 1, not colours.
+
     Returns:
-        Array `[x, y, z]` or `[x, y, z, C]` in file order and the geometry (RAS).
+        Array `[x, y, z]` or `[x, y, z, C]` (`[x, y]`, `[x, y, C]` for 2D files) in file order and the geometry (RAS).
 
     Raises:
-        InputError: the folder holds no DICOM file, several series, or slices that are not equally spaced.
+        InputError: the folder holds no DICOM file, several series, or slices that are not equally spaced; a picture
+            with transparent pixels or one that viewers show turned.
     """
+    if path.is_file() and path.suffix.lower() in PICTURE_ENDINGS:
+        found = _read_picture(path, as_label)
+        if found is not None:
+            return found
     from monai.data import ITKReader
 
     if path.is_dir():
         check_one_series(path)
     reader = ITKReader(channel_dim=None)
-    image = reader.read(str(path))
+    try:
+        image = reader.read(str(path))
+    except TypeError:  # ITK's Python has no class for this kind of pixel
+        raise InputError(
+            f"{path}: pixels of this kind cannot be read. Cure: save grey values (8 or 16 bit, float) or 8-bit colours"
+        ) from None
     deviation = "ITK_non_uniform_sampling_deviation"
     if path.is_dir() and image.GetMetaDataDictionary().HasKey(deviation):
         apart = float(image.GetMetaDataDictionary()[deviation])
@@ -70,3 +97,130 @@ def check_one_series(folder: Path) -> None:
             f"{folder}: must hold one DICOM series, found {len(series)}: {listed}. "
             "Cure: move each series to a folder of its own and give that folder"
         )
+
+
+def picture_channels(path: Path) -> int | None:
+    """Channels that a picture has when read as an image, from its header; None if it is no picture or unreadable."""
+    if path.suffix.lower() not in PICTURE_ENDINGS or not path.is_file():
+        return None
+    from PIL import UnidentifiedImageError
+
+    try:
+        with _opened(path) as picture:
+            if picture.mode in ("P", "PA"):
+                return int(_colours_of_palette(picture).shape[-1])
+            return len([band for band in picture.getbands() if band != "A"])
+    except (UnidentifiedImageError, OSError, ValueError):
+        return None
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether a picture carries transparency, which is left away when it is opaque everywhere."""
+    if path.suffix.lower() not in PICTURE_ENDINGS or not path.is_file():
+        return False
+    with _opened(path) as picture:
+        return "A" in picture.getbands() or "transparency" in picture.info
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture of any size: the limit that Pillow sets is meant for servers that are sent pictures."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as picture:
+                yield picture
+    except SyntaxError as error:  # what Pillow raises for a damaged PNG
+        raise ValueError(str(error)) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read_picture(path: Path, as_label: bool) -> tuple[np.ndarray, Geometry] | None:
+    """Picture as `[x, y]`, `[x, y, z]` or with channels last; None leaves it to ITK."""
+    from PIL import UnidentifiedImageError
+
+    is_tiff = path.suffix.lower() in TIFF_ENDINGS
+    try:
+        with _opened(path) as picture:
+            if is_tiff and picture.mode not in INDEXED_MODES:
+                return None
+            turned = 1 if is_tiff else picture.getexif().get(EXIF_ORIENTATION, 1)
+            if turned not in (0, 1):
+                raise InputError(
+                    f"{path}: asks viewers to turn it (EXIF orientation {turned}), so image and mask may not fit. "
+                    "Cure: save both upright and without EXIF data"
+                )
+            if path.suffix.lower() == ".png" and _png_depth(path) == 16 and picture.mode in ("RGB", "RGBA"):
+                pages, spacing = [_wide_colours(path, len(picture.getbands()))], (1.0, 1.0)
+            else:
+                spacing = _tiff_spacing(picture) if is_tiff else (1.0, 1.0)
+                pages = []
+                for page in range(getattr(picture, "n_frames", 1) if is_tiff else 1):
+                    if page:
+                        picture.seek(page)
+                    pages.append(_pixels(path, picture, as_label))
+    except UnidentifiedImageError:
+        if is_tiff:
+            return None
+        raise ValueError("not a picture, or its header is damaged") from None
+    if len({page.shape for page in pages}) > 1:
+        raise InputError(f"{path}: its pages differ in size. Cure: store one file per page, or pages of one size")
+    stored = pages[0] if len(pages) == 1 else np.stack(pages, axis=2)
+    size = stored.shape[: 2 if len(pages) == 1 else 3]
+    return stored, Geometry.from_affine(np.diag([-spacing[0], -spacing[1], 1.0, 1.0]), size)
+
+
+def _pixels(path: Path, picture: Any, as_label: bool) -> np.ndarray:
+    """Pixels of the present page, `[x, y]` or `[x, y, C]`, without transparency."""
+    transparency = not as_label and ("A" in picture.getbands() or "transparency" in picture.info)
+    if transparency and np.asarray(picture.convert("RGBA").getchannel("A")).min() < 255:
+        raise InputError(
+            f"{path}: has transparent pixels, whose colour is undefined. Cure: flatten it onto one background "
+            "colour and save it without transparency"
+        )
+    if picture.mode == "P":
+        pixels = np.asarray(picture) if as_label else _colours_of_palette(picture)
+    elif picture.mode in ("PA", "LA", "RGBA"):
+        pixels = np.asarray(picture.convert({"PA": "RGB", "LA": "L", "RGBA": "RGB"}[picture.mode]))
+    elif picture.mode == "1":
+        pixels = np.asarray(picture).astype(np.uint8)
+    else:
+        pixels = np.asarray(picture)
+        if as_label and picture.mode == "L" and path.suffix.lower() == ".png":
+            pixels = pixels // SMALL_DEPTHS.get(_png_depth(path), 1)
+    return np.array(np.swapaxes(pixels, 0, 1))
+
+
+def _colours_of_palette(picture: Any) -> np.ndarray:
+    """`[H, W, 3]` uint8, or `[H, W, 1]` if all colours of the palette that are used are grey."""
+    colours = np.asarray(picture.convert("RGB"))
+    grey = (colours[..., :1] == colours).all()
+    return colours[..., :1] if grey else colours
+
+
+def _png_depth(path: Path) -> int:
+    """Bits per channel, byte 24 of every PNG file."""
+    with path.open("rb") as file:
+        return file.read(25)[-1]
+
+
+def _wide_colours(path: Path, channels: int) -> np.ndarray:
+    """`[x, y, 3]` float32 of a PNG with 16 bits per colour, which Pillow would cut to 8."""
+    import itk
+
+    image = itk.imread(str(path), itk.Vector[itk.F, channels])
+    return np.array(np.swapaxes(itk.array_from_image(image), 0, 1))[..., :3]
+
+
+def _tiff_spacing(picture: Any) -> tuple[float, float]:
+    """Pixel size (x, y) in mm as ITK takes it from the tags for resolution; 1 without a unit."""
+    unit = {2: 25.4, 3: 10.0}.get(int(picture.tag_v2.get(296, 1)))  # inch, cm
+    resolution = [float(picture.tag_v2.get(tag, 0)) for tag in (282, 283)]
+    if unit is None or min(resolution) <= 0:
+        return 1.0, 1.0
+    return unit / resolution[0], unit / resolution[1]

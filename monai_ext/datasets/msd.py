@@ -15,6 +15,7 @@ from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
 
 IGNORE = "ignore"
+ONE_SLICE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")  # formats without room for a second slice
 
 
 class _ListedCase(BaseModel):
@@ -43,7 +44,8 @@ def read_msd(folder: Path) -> SegmentationDataset:
 
     Both forms are understood: the Decathlon's (`modality`, `labels: {"0": "background"}`, a `training` list whose
     images may be one file or one file per channel) and nnU-Net v2's (`channel_names`, `labels: {"background": 0}`,
-    no list: `imagesTr/CASE_0000.nii.gz` and `labelsTr/CASE.nii.gz`).
+    no list: `imagesTr/CASE_0000.nii.gz` and `labelsTr/CASE.nii.gz`). nnU-Net v1 lists images without their channel
+    number; its folders are read as those of v2. Without `tensorImageSize`, PNG, JPEG and BMP files are 2D.
 
     Returns:
         The dataset; case names are file names without ending and channel number.
@@ -56,8 +58,7 @@ def read_msd(folder: Path) -> SegmentationDataset:
     problems = Problems(f"dataset {folder}")
     channels = _channels(description, problems)
     labels, ignore_label = _labels(description, problems)
-    spatial_dims = _spatial_dims(description, problems)
-    if description.training is None:
+    if description.training is None or _lists_without_channel_numbers(folder, description.training):
         training = _find_cases(folder, "imagesTr", "labelsTr", description.file_ending, len(channels), problems)
         test = _find_cases(folder, "imagesTs", None, description.file_ending, len(channels), problems)
     else:
@@ -77,6 +78,7 @@ def read_msd(folder: Path) -> SegmentationDataset:
                 f"set it to {listed} or remove it",
             )
     _check_unique([*training, *test], problems)
+    spatial_dims = _spatial_dims(description, training, problems)
     problems.raise_if_any()
     return SegmentationDataset(
         name=description.name or folder.resolve().name,
@@ -189,7 +191,9 @@ def _labels(description: _Description, problems: Problems) -> tuple[dict[str, in
     return dict(sorted(labels.items(), key=lambda item: item[1])), ignore
 
 
-def _spatial_dims(description: _Description, problems: Problems) -> int:
+def _spatial_dims(description: _Description, training: list[Case], problems: Problems) -> int:
+    if description.tensorImageSize is None and training:
+        return 2 if all(path.suffix.lower() in ONE_SLICE_ENDINGS for case in training for path in case.images) else 3
     size = (description.tensorImageSize or "3D").strip().upper()
     if size not in ("2D", "3D", "4D"):
         problems.add("dataset.json", f"tensorImageSize must be 2D, 3D or 4D, found {size}", "3D for volumes")
@@ -217,6 +221,15 @@ def _listed(
     elif labelled and entry.label is not None:
         label = _checked_file(folder, entry.label, problems)
     return Case(name, tuple(images), label)
+
+
+def _lists_without_channel_numbers(folder: Path, training: list[_ListedCase]) -> bool:
+    """nnU-Net v1: `imagesTr/CASE.nii.gz` is listed where `imagesTr/CASE_0000.nii.gz` lies."""
+    if not training or not isinstance(training[0].image, str):
+        return False
+    listed = folder / training[0].image
+    numbered = listed.with_name(f"{name_without_ending(listed)}_0000{image_ending(listed)}")
+    return not listed.exists() and numbered.is_file()
 
 
 def _is_channel_of(folder: Path, label: str | None, image_name: str) -> bool:
@@ -257,7 +270,7 @@ def _find_cases(
             groups[name][channel] = path
     cases = []
     for name, files in sorted(groups.items()):
-        if sorted(files) != list(range(num_channels)):
+        if sorted(files) != list(range(num_channels)) and not _is_colour_picture(files, num_channels):
             found = ", ".join(f"{c:04d}" for c in sorted(files))
             problems.add(name, f"has channels {found}, dataset.json names {num_channels}", "add or remove files")
         label = None
@@ -270,6 +283,11 @@ def _find_cases(
         wanted = f"*_0000{ending or '.nii.gz'}"
         problems.add(images, f"holds {len(cases)} cases named {wanted}, at least 2 are needed", "add cases")
     return cases
+
+
+def _is_colour_picture(files: dict[int, Path], num_channels: int) -> bool:
+    """nnU-Net stores the channels of a colour picture in one file, `CASE_0000.png`."""
+    return list(files) == [0] and num_channels > 1 and files[0].suffix.lower() in ONE_SLICE_ENDINGS
 
 
 def _has_ending(path: Path, ending: str | None) -> bool:

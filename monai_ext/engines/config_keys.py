@@ -15,8 +15,9 @@ from typing import Any, Literal
 from monai.bundle import ConfigParser
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from monai_ext.engines.key_contradictions import DEFAULTS, check_contradictions
 from monai_ext.engines.person_errors import print_input_errors_only
-from monai_ext.engines.workflow import running_workflow
+from monai_ext.engines.workflow import config_files, running_workflow
 from monai_ext.errors import InputError, Problems
 
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
@@ -115,6 +116,13 @@ def check_config(base_file: str) -> None:
     base = json.loads((folder / base_file).read_text(encoding="utf-8"))
     specs = load_key_specs(folder / "keys.json")
     config = workflow.parser.get()
+    missing = [key for key in base if key not in config]
+    if missing:
+        given = [file.name for file in config_files()]
+        raise InputError(
+            f"{', '.join(given)}: changes {base_file} and does not run without it ({', '.join(missing[:3])}, ... are "
+            f'missing). Cure: give both, --config_file "{[str(folder / n) for n in (base_file, *given)]}"'
+        )
     problems = Problems(f"keys of {base_file}")
     known = sorted(set(base) | {f"{s}#{k}" for s, c in base.items() if isinstance(c, dict) for k in c})
     for name in unknown_keys(config, base):
@@ -131,6 +139,7 @@ def check_config(base_file: str) -> None:
         if wrong:
             problems.add(f"--{name}", wrong, spec.about)
     problems.raise_if_any()
+    check_contradictions({name: workflow.parser.get_parsed_content(name) for name in DEFAULTS if name in config})
 
 
 def describe_keys(base_file: str) -> str:

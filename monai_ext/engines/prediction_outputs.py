@@ -2,37 +2,87 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
+from monai_ext.atomic_files import replacing
+from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
+from monai_ext.datasets.png_labels import is_picture, write_png_labels
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.errors import InputError
+from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, PostprocessingTrial
 from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.evaluation.segmentation_report import format_table, write_report
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.case_preprocessing import restore_labels, restore_probabilities, restore_stored_labels
 
 logger = logging.getLogger(__name__)
+FORMATS = ("nii", "npy")
+DECIDED_NOTE = (
+    "decided on these very cases: the Dice after post-processing is a little too good as an estimate for new cases"
+)
+
+
+def postprocessing_beside(ckpt_path: str, wanted: bool) -> Postprocessing | None:
+    """Post-processing that was decided for a model, read from `postprocessing.json` beside it.
+
+    Args:
+        ckpt_path: the model file.
+        wanted: False gives None whatever lies there.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(decision_beside(ckpt_path))
+    return Postprocessing.load(path) if wanted and path.is_file() else None
+
+
+def decision_beside(ckpt_path: str) -> str:
+    """Path of `postprocessing.json` beside a model."""
+    return str(Path(ckpt_path).parent / POSTPROCESSING_FILE)
+
+
+def model_digest(path: str | Path) -> str:
+    """SHA-256 of a model file, which ties an evaluation to the weights it measured."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 class PredictionOutputs:
-    """Takes the prediction of every case back to its raw grid and writes `<case>.nii.gz` and/or its metrics.
+    """Takes the prediction of every case back to its raw grid and writes its label map and/or its metrics.
+
+    Label maps are `<case>.nii.gz`; those of 2D pictures (PNG, TIFF) are `<case>.png`.
 
     Args:
         plan: of the model.
         folder: for label maps, or for the report.
-        write: write label maps (affine, shape and orientation of the input).
+        write: write predictions in the formats of `pred_format`.
         probabilities: also write `<case>_probabilities.nii.gz`, 4D float32, classes last.
         measure: compare with the reference and write `metrics.json`, `metrics.csv` and `summary.json`.
         tolerance_mm: of the surface Dice.
-        about: entries for the summary (model, fold, keys).
+        about: entries for the summary (model, fold, keys). If `model` is a file, its SHA-256 is added.
+        postprocessing: applied to label maps before they are written and measured; not to probabilities.
+        decide: decide on the measured cases what post-processing helps. Files and metrics stay without it; the summary
+            gets the Dice before and after.
+        decision_file: where the decision is written, beside the model as a rule.
+        pred_format: `nii` label maps, `npy` probabilities `[K, D, H, W]` float32 in canonical axes (z, y, x) as
+            `<case>.npy`, or `nii+npy`. Probabilities need logits from the evaluator.
+
+    Raises:
+        InputError: unknown format; post-processing of classes that the plan lacks.
     """
 
     def __init__(
@@ -44,6 +94,10 @@ class PredictionOutputs:
         measure: bool = False,
         tolerance_mm: float = 1.0,
         about: dict[str, Any] | None = None,
+        postprocessing: Postprocessing | None = None,
+        decide: bool = False,
+        decision_file: str | Path = "",
+        pred_format: str = "nii",
     ) -> None:
         self.plan = plan
         self.folder = Path(folder)
@@ -52,11 +106,27 @@ class PredictionOutputs:
         self.measure = measure
         self.tolerance_mm = tolerance_mm
         self.about = dict(about or {})
+        self.postprocessing = postprocessing
+        self.decision_file = Path(decision_file) if str(decision_file) else None
+        self.formats = _formats(pred_format)
+        self.trial: PostprocessingTrial | None = None
         self.metrics: dict[str, Any] = {}
         self.written: list[Path] = []
         self.failed: list[str] = []
+        if decide and postprocessing is not None:
+            raise ValueError("decide needs predictions as they are, give no postprocessing with it")
+        if decide:
+            self.trial = PostprocessingTrial(plan.foreground_classes, plan.ignore_label)
+        kept = {value for values in postprocessing.keep_largest for value in values} if postprocessing else set()
+        unknown = sorted(kept - set(plan.foreground_classes.values()))
+        if unknown:
+            raise InputError(
+                f"{POSTPROCESSING_FILE}: names the class values {unknown}, the plan has {plan.foreground_classes}. "
+                "Cure: use the file of this model, or --postprocess False"
+            )
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
@@ -66,8 +136,7 @@ class PredictionOutputs:
         Raises:
             InputError: lists the files that exist, unless `overwrite`; in any case if one of them is an input.
         """
-        endings = [".nii.gz", "_probabilities.nii.gz"] if self.probabilities else [".nii.gz"]
-        targets = [self.folder / f"{case.name}{ending}" for case in cases for ending in endings]
+        targets = [self.folder / f"{case.name}{ending}" for case in cases for ending in self._endings(case)]
         inputs = {image.resolve() for case in cases for image in case.images}
         existing = [path for path in targets if path.exists()]
         if any(path.resolve() in inputs for path in existing):
@@ -82,6 +151,20 @@ class PredictionOutputs:
                 "Cure: another --output_dir, or --overwrite True"
             )
 
+    def _endings(self, case: Case) -> list[str]:
+        """Endings of all files that the case may get; whether a TIFF is a picture or a volume shows when it is read."""
+        endings = [".png", ".nii.gz"] if is_picture(case.images[0]) else [".nii.gz"]
+        return (
+            (endings if self.write and "nii" in self.formats else [])
+            + ([".npy"] if self.write and "npy" in self.formats else [])
+            + (["_probabilities.nii.gz"] if self.probabilities else [])
+        )
+
+    def _start(self, _: Any) -> None:
+        model = str(self.about.get("model", ""))
+        if self.measure and model and Path(model).is_file():
+            self.about["model_sha256"] = model_digest(model)
+
     def _case(self, engine: Any) -> None:
         batch = engine.state.batch
         if "error" in batch:
@@ -93,14 +176,22 @@ class PredictionOutputs:
             labels = restore_stored_labels(predicted[0].cpu().numpy(), placement, geometry, self.plan)
         else:
             labels = restore_labels(predicted, placement, geometry, self.plan)
-        if self.write:
-            path = self.folder / f"{case.name}.nii.gz"
-            write_label_map(path, labels, geometry)
-            self.written.append(path)
-        if self.probabilities:
-            path = self.folder / f"{case.name}_probabilities.nii.gz"
-            write_probabilities(path, restore_probabilities(predicted, placement, geometry, self.plan), geometry)
-            self.written.append(path)
+        if self.postprocessing is not None:
+            labels = self.postprocessing.apply(labels)
+        as_array = self.write and "npy" in self.formats
+        if self.write and "nii" in self.formats:
+            self._write_labels(case, labels, geometry)
+        if self.probabilities or as_array:
+            probabilities = restore_probabilities(predicted, placement, geometry, self.plan)
+            if self.probabilities:
+                path = self.folder / f"{case.name}_probabilities.nii.gz"
+                write_probabilities(path, probabilities, geometry)
+                self.written.append(path)
+            if as_array:
+                path = self.folder / f"{case.name}.npy"
+                with replacing(path) as partial:
+                    np.save(partial, probabilities)
+                self.written.append(path)
         if self.measure:
             self.metrics[case.name] = case_metrics(
                 labels,
@@ -110,16 +201,54 @@ class PredictionOutputs:
                 tolerance_mm=self.tolerance_mm,
                 ignore_label=self.plan.ignore_label,
             )
+            if self.trial is not None:
+                self.trial.add(case.name, labels, batch["reference"])
         done = engine.state.iteration
         logger.info("%s (%d of %d)", case.name, done, engine.state.epoch_length)
 
+    def _write_labels(self, case: Case, labels: np.ndarray, geometry: Geometry) -> None:
+        picture = is_picture(case.images[0]) and len(geometry.file_shape) == 2
+        path = self.folder / f"{case.name}{'.png' if picture else '.nii.gz'}"
+        (write_png_labels if picture else write_label_map)(path, labels, geometry)
+        self.written.append(path)
+
     def _finish(self, _: Any) -> None:
         if self.measure and self.metrics:
-            summary = write_report(self.folder, self.metrics, self.about)
+            decided = self.trial.decide() if self.trial is not None else None
+            summary = write_report(self.folder, self.metrics, {**self.about, **self._about_postprocessing(decided)})
             print(format_table(summary))
+            if decided is not None:
+                if self.decision_file is not None:
+                    decided.save(self.decision_file)
+                print(decided.describe(self.plan.foreground_classes))
+                print(f"({DECIDED_NOTE})")
             print(f"metrics: {self.folder.resolve() / 'metrics.json'} and metrics.csv, summary.json")
         if self.written:
             print(f"{len(self.written)} files written to {self.folder.resolve()}")
         if self.failed:
             listed = "\n".join(f"  - {line}" for line in self.failed)
             raise InputError(f"{len(self.failed)} cases could not be read, all others are done:\n{listed}")
+
+    def _about_postprocessing(self, decided: Postprocessing | None) -> dict[str, Any]:
+        """Entry of the summary: what was applied, or what was decided and the Dice before and after."""
+        if decided is None:
+            kept = self.postprocessing.keep_largest if self.postprocessing is not None else ()
+            return {"postprocessing": {"applied": [list(values) for values in kept]}}
+        adopted = [step for step in decided.why if step.adopted]
+        before = decided.why[0].before if decided.why else {}
+        return {
+            "postprocessing": {
+                "applied": [],
+                "decided": [list(values) for values in decided.keep_largest],
+                "dice_before": before,
+                "dice_after": adopted[-1].after if adopted else before,
+                "note": DECIDED_NOTE,
+            }
+        }
+
+
+def _formats(pred_format: str) -> tuple[str, ...]:
+    formats = tuple(part.strip() for part in re.split(r"[,+]", pred_format))
+    if not set(formats) <= set(FORMATS):
+        raise InputError(f"--pred_format {pred_format}: unknown format. Cure: nii, npy or nii+npy")
+    return formats

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ RUN_FILES = (
     "log.jsonl",
     "tensorboard",
     "evaluation",
+    "predictions",
+    "postprocessing.json",
+    "fold_done.json",
 )
 
 
@@ -71,6 +75,12 @@ def dataset_name(dataset_dir: str) -> str:
     return Path(dataset_dir).resolve().name if dataset_dir else "phantom"
 
 
+def msd_task(dataset_dir: str) -> str:
+    """Number of the MSD task that a folder name such as `Task04_Hippocampus` tells, else an empty string."""
+    named = re.match(r"Task(0[1-9]|10)_", dataset_name(dataset_dir))
+    return named[1] if named else ""
+
+
 def open_dataset(dataset_dir: str, work_dir: str | Path) -> SegmentationDataset:
     """Read a dataset in MSD format; without a folder, make the phantom under `work_dir` and read that."""
     if dataset_dir:
@@ -99,8 +109,9 @@ def choose_fold(
     return select_fold(folds, fold)
 
 
-def _fingerprint(dataset: SegmentationDataset, path: Path, num_workers: int) -> Fingerprint:
-    """Fingerprint of the dataset, read from `path` if that was made from the same files."""
+def _fingerprint(dataset: SegmentationDataset, folder: Path, crop: str, num_workers: int) -> Fingerprint:
+    """Fingerprint of the dataset, read from the folder if that was made from the same files."""
+    path = folder / ("fingerprint.json" if crop == "nonzero" else f"fingerprint_{crop}.json")
     state = dataset_state(dataset)
     if path.exists():
         try:
@@ -110,7 +121,7 @@ def _fingerprint(dataset: SegmentationDataset, path: Path, num_workers: int) -> 
         except (json.JSONDecodeError, KeyError, InputError):
             logger.warning("%s is damaged: fingerprint again", path)
     logger.info("fingerprint of %d cases", len(dataset.training))
-    fingerprint = compute_fingerprint(dataset, num_workers=num_workers, progress=True)
+    fingerprint = compute_fingerprint(dataset, num_workers=num_workers, progress=True, crop=crop)
     content = {"dataset_state": state, "fingerprint": json.loads(fingerprint.to_json())}
     write_text(path, json.dumps(content, indent=2) + "\n")
     return fingerprint
@@ -144,11 +155,13 @@ def prepare(
     output_dir: str,
     store_dir: str,
     plan_options: Mapping[str, Any],
+    network_options: Mapping[str, Any] | None = None,
     task: str = "",
     plan_file: str = "",
-    norm: str = "instance",
-    negative_slope: float = 0.01,
     mirror: float = 0.0,
+    dilation: bool = False,
+    data2d_dim: int = 0,
+    mixed_sizes: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     num_workers: int = 0,
@@ -162,11 +175,14 @@ def prepare(
         source: dataset and fold.
         output_dir: folder of the run.
         store_dir: folder for what all folds share: check, fingerprint, stored cases.
-        plan_options: arguments of `make_plan`.
+        plan_options: arguments of `make_plan`, `spatial_dims` among them.
+        network_options: fields of the plan that shape the network (`norm`, ...), unless `plan_file` decides.
         task: name of a published plan (`04`) used instead of planning.
         plan_file: a plan edited by hand, used as it is.
-        norm, negative_slope: of the network, unless `plan_file` decides.
         mirror: probability of flips in training; with 0 the plan allows no flips, so that none are averaged later.
+        dilation: close gaps in the training labels, slice by slice, unless `plan_file` decides.
+        data2d_dim: what a 2D network is trained on: 3 slices of volumes, 2 images, 0 whichever the dataset holds.
+        mixed_sizes: accept images of different sizes.
         resume: goes on with the training in `output_dir`; excludes `overwrite`.
         overwrite: a training in `output_dir` is moved to `previous-N` there.
         num_workers: processes for reading and preprocessing.
@@ -176,33 +192,89 @@ def prepare(
     """
     if resume and overwrite:
         raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
-    folder, dataset = Path(store_dir), source.dataset
-    for warning in check_dataset(dataset, num_workers, progress=True, cache_file=folder / "check.json"):
+    plan = ready_plan(
+        source.dataset, store_dir, plan_options, network_options or {}, task, plan_file, mirror, dilation, data2d_dim,
+        mixed_sizes, num_workers,
+    )  # fmt: skip
+    _protect_training(Path(output_dir), plan, source.fold, overwrite)
+    logger.info("plan of %s:\n%s", source.dataset.name, plan.describe())
+    store = prepare_cases(source.dataset, plan, cases_folder(store_dir, plan), num_workers)
+    write_text(Path(output_dir) / PLAN_FILE, plan.to_json())
+    names = {"train": list(source.fold.train), "val": list(source.fold.val)}
+    write_text(Path(output_dir) / FOLD_FILE, json.dumps(names, indent=1) + "\n")
+    return Prepared(source, plan, store)
+
+
+def ready_plan(
+    dataset: SegmentationDataset,
+    store_dir: str,
+    plan_options: Mapping[str, Any],
+    network_options: Mapping[str, Any],
+    task: str,
+    plan_file: str,
+    mirror: float,
+    dilation: bool,
+    data2d_dim: int,
+    mixed_sizes: bool,
+    num_workers: int,
+) -> Plan:
+    """Check a dataset and plan it; see `prepare`."""
+    folder = Path(store_dir)
+    spatial_dims = Plan.load(plan_file).spatial_dims if plan_file else int(plan_options.get("spatial_dims", 3))
+    _check_dimensions(dataset, spatial_dims, data2d_dim)
+    cache = folder / "check.json"
+    for warning in check_dataset(dataset, num_workers, progress=True, cache_file=cache, mixed_sizes=mixed_sizes):
         logger.warning(warning)
     if task or plan_file:
         logger.info("%s decides the plan: %s are not used", plan_file or f"task {task}", ", ".join(plan_options))
     if plan_file:
         plan = Plan.load(plan_file)
     else:
-        fingerprint = _fingerprint(dataset, folder / "fingerprint.json", num_workers)
-        plan = named_plan(task, fingerprint) if task else make_plan(fingerprint, **plan_options)
-        plan = plan.with_changes("given", norm=norm, negative_slope=negative_slope)
+        crop = "positive" if task else str(plan_options.get("crop", "nonzero"))
+        fingerprint = _fingerprint(dataset, folder, crop, num_workers)
+        plan = named_plan(task, fingerprint, spatial_dims) if task else make_plan(fingerprint, **plan_options)
+        plan = plan.with_changes("given", **network_options, label_closing=dilation)
     if dataset.channels != plan.channels or dataset.labels != plan.labels:
         raise InputError(
             f"{plan_file}: has channels {plan.channels} and labels {plan.labels}, the dataset has {dataset.channels} "
             f"and {dataset.labels}. Cure: use the plan of this dataset"
         )
     if mirror == 0:
-        plan = plan.with_changes("mirror is 0: a model that saw no flips must not average them", mirror_axes=())
-    elif not plan.mirror_axes:
-        plan = plan.with_changes(f"mirror is {mirror}", mirror_axes=tuple(range(plan.spatial_dims)))
-    _protect_training(Path(output_dir), plan, source.fold, overwrite)
-    logger.info("plan of %s:\n%s", dataset.name, plan.describe())
-    store = prepare_cases(dataset, plan, folder / "cases", num_workers)
-    write_text(Path(output_dir) / PLAN_FILE, plan.to_json())
-    names = {"train": list(source.fold.train), "val": list(source.fold.val)}
-    write_text(Path(output_dir) / FOLD_FILE, json.dumps(names, indent=1) + "\n")
-    return Prepared(source, plan, store)
+        return plan.with_changes("mirror is 0: a model that saw no flips must not average them", mirror_axes=())
+    if not plan.mirror_axes:
+        return plan.with_changes(f"mirror is {mirror}", mirror_axes=tuple(range(plan.spatial_dims)))
+    return plan
+
+
+def cases_folder(store_dir: str, plan: Plan) -> Path:
+    """Where stored cases lie; slices and volumes apart, so that training both does not store each case anew."""
+    return Path(store_dir) / ("cases" if plan.spatial_dims == 3 else "cases_2d")
+
+
+def prepare_part(prepared: Prepared, store_dir: str, part: str, num_workers: int = 0) -> CaseStore:
+    """Store the cases of one part of a dataset: `training` (all labelled ones), `val` of the fold, or `test`.
+
+    Raises:
+        InputError: the part has no cases, or a file cannot be used.
+    """
+    dataset = prepared.source.dataset
+    if part == "training":
+        return prepared.store
+    if part == "val":
+        return CaseStore(prepared.store.folder, list(prepared.fold.val))
+    folder = cases_folder(store_dir, prepared.plan)
+    return prepare_cases(dataset, prepared.plan, folder, num_workers, cases=unlabelled_cases(prepared.source))
+
+
+def _check_dimensions(dataset: SegmentationDataset, spatial_dims: int, data2d_dim: int) -> None:
+    if dataset.spatial_dims == 2 and spatial_dims == 3:
+        raise InputError(f"{dataset.root}: holds 2D images, the network is 3D. Cure: --spatial_dims 2")
+    found = 2 if dataset.spatial_dims == 2 else 3
+    if data2d_dim and spatial_dims == 3:
+        raise InputError(f"--data2d_dim {data2d_dim}: is for 2D networks. Cure: leave it 0, or --spatial_dims 2")
+    if data2d_dim not in (0, found):
+        held = "2D images" if found == 2 else "volumes"
+        raise InputError(f"--data2d_dim {data2d_dim}: {dataset.root} holds {held}. Cure: --data2d_dim {found}")
 
 
 def held_out_cases(source: Source, ckpt_path: str) -> list[Case]:
@@ -228,6 +300,17 @@ def held_out_cases(source: Source, ckpt_path: str) -> list[Case]:
             "Cure: the fold, nfolds, fold_seed, group_by or splits_file of the training"
         )
     return source.cases("val")
+
+
+def unlabelled_cases(source: Source) -> list[Case]:
+    """Raw cases without labels, for prediction after training.
+
+    Raises:
+        InputError: the dataset has none.
+    """
+    if not source.dataset.test:
+        raise InputError(f"{source.dataset.root}: has no test cases (imagesTs). Cure: use the run id training")
+    return list(source.dataset.test)
 
 
 def _differences(folder: Path, plan: Plan, fold: Fold) -> list[str]:

@@ -98,7 +98,7 @@ class ProgressLog:
         text = f"epoch {state.epoch}: loss {means.get('loss', float('nan')):.4f}"
         validation = getattr(state, "validation", None)
         if validation is not None and validation["iteration"] == state.iteration:
-            row["mean_dice"], row["dice"] = validation["mean_dice"], validation["dice"]
+            row["mean_dice"], row["class_dice"] = validation["mean_dice"], validation["dice"]
             per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["dice"].items())
             text += f", validation Dice {validation['mean_dice']:.4f} ({per_class})"
         row["minutes"] = self.budget.seconds / 60

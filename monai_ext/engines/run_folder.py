@@ -13,14 +13,16 @@ import torch
 import monai_ext
 from monai_ext.engines.preparation import dataset_name
 from monai_ext.errors import InputError
+from monai_ext.inferers.bfloat16_inferer import has_native_bfloat16
 from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 
 
-def default_output_dir(bundle_root: str, dataset_dir: str, fold: int | str) -> str:
-    """`runs/<bundle>/<dataset>/<fold>` under the working directory."""
-    return str(Path("runs") / Path(bundle_root).name / dataset_name(dataset_dir) / str(fold))
+def default_output_dir(bundle_root: str, dataset_dir: str, fold: int | str, spatial_dims: int = 3) -> str:
+    """`runs/<bundle>/<dataset>/<fold>` under the working directory, with `_2d` behind the fold of a 2D network."""
+    name = f"{fold}_2d" if spatial_dims == 2 else str(fold)
+    return str(Path("runs") / Path(bundle_root).name / dataset_name(dataset_dir) / name)
 
 
 def default_store_dir(bundle_root: str, dataset_dir: str) -> str:
@@ -107,6 +109,15 @@ def check_plan_beside(prepared: Plan, ckpt_path: str) -> None:
         )
 
 
+def on_device(network: torch.nn.Module, device: torch.device | str, channels_last: bool) -> torch.nn.Module:
+    """The network on its device, its weights in channels-last layout if asked for."""
+    network = network.to(device)
+    if not channels_last:
+        return network
+    dims = {weight.ndim for weight in network.parameters()}
+    return network.to(memory_format=torch.channels_last_3d if 5 in dims else torch.channels_last)  # type: ignore[call-overload]
+
+
 def default_num_workers() -> int:
     """Processors that this process may use, less two for the training itself, at most 8."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -144,9 +155,22 @@ def mirror_axes(axes: tuple[int, ...], tta: bool) -> tuple[int, ...]:
     return tuple(axes) if tta else ()
 
 
+def native_mixed_precision(device: torch.device | str) -> bool:
+    """Whether mixed precision pays on a device: CUDA, or a processor with bfloat16 instructions."""
+    kind = torch.device(device).type
+    return kind == "cuda" or (kind == "cpu" and has_native_bfloat16())
+
+
 def mixed_precision(amp: bool, device: torch.device | str) -> bool:
-    """Whether mixed precision is used: only on CUDA, float32 elsewhere whatever was asked for."""
-    wanted = amp and torch.device(device).type != "cuda"
-    if wanted:
-        logger.warning("amp is for CUDA devices; on %s everything is computed in float32", device)
-    return amp and not wanted
+    """Whether MONAI's engine works in mixed precision: on CUDA only, see `cpu_bfloat16` for processors."""
+    return amp and torch.device(device).type == "cuda"
+
+
+def cpu_bfloat16(amp: bool, device: torch.device | str) -> bool:
+    """Whether the network is called in bfloat16 on a processor; float32 if that would be emulated."""
+    if not amp or torch.device(device).type == "cuda":
+        return False
+    if not native_mixed_precision(device):
+        logger.warning("amp: this device has no bfloat16 instructions; everything is computed in float32")
+        return False
+    return True

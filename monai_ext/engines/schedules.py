@@ -8,11 +8,17 @@ from typing import Any
 
 import torch
 
+from monai_ext.errors import Problems
+
 SCHEDULES = ("poly", "cosine", "multistep", "plateau", "none")
 
 
 class ProgressSchedule:
     """Sets the learning rate from progress in [0, 1]: 0 at the first step, 1 when the budget is used up.
+
+    The rate changes after every step. nnU-Net v2 (`poly`) and the nnU-Net of NVIDIA DeepLearningExamples (2021) change
+    it once an epoch, and keep through it the rate that its first step has here: at most one epoch's share more (about
+    0.1 % of the peak in 1000 epochs). Milestones of `multistep` that are epochs take effect with an epoch's end.
 
     Args:
         optimizer: its learning rates at construction are the peak.
@@ -20,11 +26,11 @@ class ProgressSchedule:
             factor when the key metric has not improved for `patience` validations) or `none`.
         warmup: share of the budget in which the rate rises linearly from zero.
         factor: of `multistep` and `plateau`.
-        milestones: of `multistep`, in progress.
+        milestones: of `multistep`; up to 1 a share of the budget, above 1 a number of epochs done.
         patience: of `plateau`, in validations.
 
     Raises:
-        ValueError: `kind` is unknown.
+        InputError: `kind` is unknown, or a milestone is negative or no whole number of epochs.
     """
 
     def __init__(
@@ -36,8 +42,14 @@ class ProgressSchedule:
         milestones: Sequence[float] = (0.5, 0.75),
         patience: int = 10,
     ) -> None:
+        problems = Problems("learning rate schedule")
         if kind not in SCHEDULES:
-            raise ValueError(f"scheduler must be one of {SCHEDULES}, got {kind!r}")
+            problems.add(f"--scheduler {kind!r}", "is not known", f"one of {', '.join(SCHEDULES)}")
+        for milestone in milestones:
+            if milestone < 0 or (milestone > 1 and milestone != int(milestone)):
+                rule = "is neither a share of training (0 to 1) nor a whole number of epochs"
+                problems.add(f"--lr_steps {list(milestones)}", f"{milestone} {rule}", "as in [0.5,0.75] or [100,150]")
+        problems.raise_if_any()
         self.optimizer = optimizer
         self.kind = kind
         self.warmup = warmup
@@ -49,8 +61,8 @@ class ProgressSchedule:
         self.best = -math.inf
         self.stale = 0
 
-    def scale(self, progress: float) -> float:
-        """Learning rate divided by its peak at `progress`."""
+    def scale(self, progress: float, epochs: float = 0.0) -> float:
+        """Learning rate divided by its peak at `progress`, with that many epochs done."""
         p = min(max(progress, 0.0), 1.0)
         rise = min(1.0, p / self.warmup) if self.warmup > 0 else 1.0
         rest = max(0.0, p - self.warmup) / max(1e-12, 1.0 - self.warmup)
@@ -59,14 +71,19 @@ class ProgressSchedule:
         if self.kind == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * rest))
         if self.kind == "multistep":
-            return rise * self.factor ** sum(p >= m for m in self.milestones)
+            return rise * self.factor ** sum((epochs if m > 1 else p) >= m for m in self.milestones)
         if self.kind == "plateau":
             return rise * self.factor**self.reductions
         return rise
 
-    def set_progress(self, progress: float) -> None:
-        """Write the learning rates of the next step into the optimiser."""
-        scale = self.scale(progress)
+    def set_progress(self, progress: float, epochs: float = 0.0) -> None:
+        """Write the learning rates of the next step into the optimiser.
+
+        Args:
+            progress: share of the budget used up.
+            epochs: epochs done, a started one as a fraction.
+        """
+        scale = self.scale(progress, epochs)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import Compose
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from monai_ext.errors import InputError
 from monai_ext.preprocessing.case_store import CaseStore, StoredCase
 from monai_ext.transforms.sample_seed import seed_transforms
 
@@ -73,3 +74,32 @@ class StoredVolumes(Dataset[dict[str, Any]]):
             "label": torch.from_numpy(np.array(case.label, dtype=np.int64))[None],
             "case": case.name,
         }
+
+
+def slices_per_volume(spatial_dims: int, batch_size: int, nvol: int) -> int:
+    """Slices that each sample of a 2D batch holds: `batch_size / nvol` neighbours of one volume; 1 in 3D.
+
+    Args:
+        spatial_dims: of the network.
+        batch_size: slices (2D) or patches (3D) per step.
+        nvol: volumes that the slices of a batch come from; 0 takes every slice from a volume of its own.
+
+    Raises:
+        InputError: `nvol` does not divide the batch, or is set in 3D.
+    """
+    if nvol == 0:
+        return 1
+    if spatial_dims == 3:
+        raise InputError(f"--nvol {nvol}: is for 2D slices. Cure: leave it 0, or --spatial_dims 2")
+    if batch_size % nvol:
+        cure = f"--batch_size {max(1, batch_size // nvol) * nvol}"
+        raise InputError(f"--nvol {nvol}: does not divide the batch of {batch_size} slices. Cure: {cure}")
+    return batch_size // nvol
+
+
+def collate_slices(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """`collate_fn` for blocks of slices: each sample's `[C, slices, h, w]` become items of the batch `[B, C, h, w]`."""
+    batch = default_collate(samples)
+    for name in ("image", "label"):
+        batch[name] = batch[name].transpose(1, 2).flatten(0, 1)
+    return batch

@@ -79,10 +79,8 @@ class TensorBoardLog:
         self.writer.add_scalar("validation/mean_dice", validation["mean_dice"], step)
         for name, value in validation["dice"].items():
             self.writer.add_scalar(f"validation/dice_{name}", value, step)
-        if self.sample is not None and self.plan.spatial_dims == 3:
-            image, reference, prediction = self.sample
-            spacing = (self.plan.spacing[0], self.plan.spacing[1], self.plan.spacing[2])
-            picture = compose_overlay(image, reference, prediction, self.plan.foreground_classes, spacing)
+        if self.sample is not None:
+            picture = compose_overlay(*self.sample, self.plan.foreground_classes, self.plan.voxel_size)
             self.writer.add_image("validation/slices", picture, step, dataformats="HWC")
 
     def _close(self, engine: Any) -> None:

@@ -43,7 +43,7 @@ class TrainingBudget:
 
     def start(self, engine: Any) -> None:
         self._started = time.monotonic()
-        self.schedule.set_progress(self._progress(engine))
+        self.schedule.set_progress(self._progress(engine), _epochs_done(engine))
 
     def _progress(self, engine: Any) -> float:
         state = engine.state
@@ -62,7 +62,7 @@ class TrainingBudget:
     def advance(self, engine: Any) -> None:
         """Update progress and learning rate; stop when the budget is used up."""
         self.progress = self._progress(engine)
-        self.schedule.set_progress(self.progress)
+        self.schedule.set_progress(self.progress, _epochs_done(engine))
         if self.max_minutes > 0 and self.progress >= 1.0:
             engine.terminate()
 
@@ -77,3 +77,7 @@ class TrainingBudget:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds_before = state["seconds"]
         self.schedule.load_state_dict(state["schedule"])
+
+
+def _epochs_done(engine: Any) -> float:
+    return engine.state.iteration / max(1, engine.state.epoch_length)

@@ -70,10 +70,9 @@ class TrainingReport:
         print(self._table(best, final))
         files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
         sample = self.tensorboard.sample
-        if sample is not None and self.plan.spatial_dims == 3:
-            z, y, x = self.plan.spacing
+        if sample is not None:
             classes, title = self.plan.foreground_classes, f"{self.plan.dataset}, first validation case"
-            draw_overlay(self.folder / "overlay.png", *sample, classes, (z, y, x), title)
+            draw_overlay(self.folder / "overlay.png", *sample, classes, self.plan.voxel_size, title)
         if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"
         for name, file in files.items():

@@ -30,11 +30,24 @@ def running_workflow() -> ConfigWorkflow | None:
     return None
 
 
+def config_files() -> list[Path]:
+    """Config files of the running command, as given; empty if a `ConfigParser` was filled by hand.
+
+    MONAI keeps them in a variable while it evaluates the config, and nowhere else.
+    """
+    for local in _callers():
+        for name in ("config_file_", "config_file"):
+            given = local.get(name)
+            files = list(given) if isinstance(given, list | tuple) else [given]
+            if files and all(isinstance(file, str | Path) and Path(file).is_file() for file in files):
+                return [Path(str(file)) for file in files]
+    return []
+
+
 def bundle_root() -> str:
     """Folder of the running bundle (the parent of `configs`), taken from the config file that was given.
 
-    Works for `monai.bundle run`, for `ConfigWorkflow` in Python, and for MONAI's other commands, which hold the file in
-    a variable while they evaluate the config.
+    Works for `monai.bundle run`, for `ConfigWorkflow` in Python, and for MONAI's other commands.
 
     Raises:
         InputError: no config file is known, as when a `ConfigParser` is filled by hand.
@@ -42,13 +55,10 @@ def bundle_root() -> str:
     workflow = running_workflow()
     if workflow is not None:
         return str(Path(workflow.config_root_path).resolve().parent)
-    for local in _callers():
-        for name in ("config_file_", "config_file"):
-            given = local.get(name)
-            first = given[0] if isinstance(given, list | tuple) and given else given
-            if isinstance(first, str | Path) and Path(first).is_file():
-                return str(Path(first).resolve().parent.parent)
-    raise InputError("bundle_root: no config file is known here. Cure: set bundle_root to the bundle's folder")
+    files = config_files()
+    if not files:
+        raise InputError("bundle_root: no config file is known here. Cure: set bundle_root to the bundle's folder")
+    return str(files[0].resolve().parent.parent)
 
 
 def from_command_line() -> bool:

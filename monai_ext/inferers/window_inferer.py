@@ -13,6 +13,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer
 
 from monai_ext.errors import InputError
+from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
 from monai_ext.inferers.slab_argmax import SlabArgmax
 from monai_ext.inferers.windows import (
     check_overlap,
@@ -35,6 +36,9 @@ class WindowInferer(Inferer):
     versions (`2^k` of them) and the logits are averaged; the copies share the batches of size `sw_batch_size` with
     the windows.
 
+    A volume with one spatial axis more than the window is a stack of slices along its first axis, each of which is
+    predicted by itself; windows of several slices share a call of the network.
+
     Gradients are not switched off here (the evaluator does that), nor is the network put into evaluation mode.
 
     Args:
@@ -45,6 +49,7 @@ class WindowInferer(Inferer):
         mirror_axes: spatial axes (0 is the first) to mirror for test-time augmentation; empty for none.
         device: where the sums are kept; None: where the input is. `cpu` saves device memory for large volumes.
         progress: show a progress bar over the calls of the network.
+        cpu_bfloat16: call the network in mixed precision on a CPU.
 
     Raises:
         InputError: overlap outside [0, 1), unknown blend.
@@ -60,6 +65,7 @@ class WindowInferer(Inferer):
         mirror_axes: Sequence[int] = (),
         device: torch.device | str | None = None,
         progress: bool = False,
+        cpu_bfloat16: bool = False,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
@@ -82,6 +88,7 @@ class WindowInferer(Inferer):
         self.blend = blend
         self.device = None if device is None else torch.device(device)
         self.progress = progress
+        self._call = BFloat16Inferer(cpu_bfloat16)
         # flips of a window [C, *roi]: axis 0 there is the channel
         axes = [axis + 1 for axis in self.mirror_axes]
         self._flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
@@ -92,7 +99,8 @@ class WindowInferer(Inferer):
         """Blended logits of the whole volume.
 
         Args:
-            inputs: `[B, C, *S]`; other dtypes than floating point are converted to float32.
+            inputs: `[B, C, *S]`, or a stack of slices `[B, C, D, *S]`; other dtypes than floating point are converted
+                to float32.
             network: maps `[N, C, *roi_size]` to `[N, K, *roi_size]`, or to a list or tuple that starts with that
                 (deep supervision). Half-precision outputs are summed in float32.
             args: passed on to the network, as are `kwargs`.
@@ -103,6 +111,8 @@ class WindowInferer(Inferer):
         Raises:
             ValueError: the input has other axes than the window, or the network returns another size.
         """
+        if self._is_stack(inputs):
+            return _stacked(self(_slices(inputs), network, *args, **kwargs), inputs)
         padded, inside = self._pad(inputs)
         shape = tuple(padded.shape[2:])
         sums: torch.Tensor | None = None
@@ -135,6 +145,8 @@ class WindowInferer(Inferer):
         Raises:
             ValueError: as `__call__`, or the network has one output channel, whose argmax says nothing.
         """
+        if self._is_stack(inputs):
+            return _stacked(self.segment(_slices(inputs), network, *args, **kwargs), inputs)
         padded, inside = self._pad(inputs)
         labels: torch.Tensor | None = None
         slabs: SlabArgmax | None = None
@@ -159,6 +171,9 @@ class WindowInferer(Inferer):
         assert slabs is not None
         slabs.finish()
         return _with_meta_of(inputs, labels.unsqueeze(1)[inside].contiguous())
+
+    def _is_stack(self, inputs: torch.Tensor) -> bool:
+        return inputs.ndim == len(self.roi_size) + 3
 
     def _pad(self, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
         """Plain floating-point tensor of at least window size, and where the input lies in it (one slice per axis)."""
@@ -201,7 +216,7 @@ class WindowInferer(Inferer):
             # stacking copies: the network can neither overwrite the volume nor see strides that vary with its size
             cuts = [self._cut(padded[item], start, flip) for item, start, flip in batch]
             windows = torch.stack(cuts, out=None if buffer is None else buffer[: len(batch)])
-            outputs = network(windows, *args, **kwargs)
+            outputs = self._call(windows, network, *args, **kwargs)
             if isinstance(outputs, (list, tuple)):
                 outputs = outputs[0]
             if outputs.ndim != padded.ndim or (outputs.shape[0], *outputs.shape[2:]) != (len(batch), *self.roi_size):
@@ -250,6 +265,18 @@ class WindowInferer(Inferer):
         if len(self._reciprocals) > CACHED_MAPS:
             self._reciprocals.popitem(last=False)
         return self._reciprocals[key]
+
+
+def _slices(volume: torch.Tensor) -> torch.Tensor:
+    """`[B, C, D, *S]` to `[B * D, C, *S]`."""
+    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    return plain.transpose(1, 2).flatten(0, 1)
+
+
+def _stacked(slices: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """`[B * D, K, *S]` back to `[B, K, D, *S]`, with the meta data of the input if that had any."""
+    stack = slices.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2).contiguous()
+    return _with_meta_of(inputs, stack)
 
 
 def _with_meta_of(inputs: torch.Tensor, result: torch.Tensor) -> torch.Tensor:

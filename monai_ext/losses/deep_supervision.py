@@ -35,7 +35,8 @@ class DeeplySupervised(nn.Module):
             dice, cross_entropy = self.loss.parts(output, _nearest(labels, output.shape[2:]))
             total = total + weight / sum(weights) * (self.loss.dice_weight * dice + self.loss.ce_weight * cross_entropy)
             if i == 0:
-                self.last_parts = {"dice": dice.detach(), "cross_entropy": cross_entropy.detach()}
+                term = "focal" if self.loss.focal_gamma else "cross_entropy"
+                self.last_parts = {"dice": dice.detach(), term: cross_entropy.detach()}
         return total
 
 

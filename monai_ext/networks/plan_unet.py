@@ -20,21 +20,68 @@ NORM: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias (the norm would remove it), norm with affine, LeakyReLU.
+class ConvNorm(nn.Sequential):
+    """Convolution without bias (the norm would remove it), norm with affine, and what follows.
 
     Padding `(k - s + 1) // 2` per axis turns an edge of n voxels into n / s.
     """
 
     def __init__(
-        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+        self,
+        dims: int,
+        c_in: int,
+        c_out: int,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        norm: str,
+        *following: nn.Module,
     ) -> None:
         padding = tuple((k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True))
+        convolution = CONV[dims](c_in, c_out, tuple(kernel), tuple(stride), padding, bias=False)
+        super().__init__(convolution, NORM[norm](dims, c_out), *following)
+
+
+class ConvNormAct(ConvNorm):
+    """The same with a LeakyReLU."""
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+    ) -> None:
+        super().__init__(dims, c_in, c_out, kernel, stride, norm, nn.LeakyReLU(slope, inplace=True))
+
+
+class ConvBlock(nn.Sequential):
+    """Two convolutions, the first with the stride of the level."""
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+    ) -> None:
         super().__init__(
-            CONV[dims](c_in, c_out, tuple(kernel), tuple(stride), padding, bias=False),
-            NORM[norm](dims, c_out),
-            nn.LeakyReLU(slope, inplace=True),
+            ConvNormAct(dims, c_in, c_out, kernel, stride, norm, slope),
+            ConvNormAct(dims, c_out, c_out, kernel, (1,) * dims, norm, slope),
         )
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a shortcut about them; the second LeakyReLU comes after the sum.
+
+    The shortcut is the identity where shapes allow it, otherwise a convolution with the block's own kernel and stride,
+    without bias, and a norm (nnU-Net in NVIDIA DeepLearningExamples, 2021; others use a kernel of 1 there).
+    """
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
+    ) -> None:
+        super().__init__()
+        ones = (1,) * dims
+        self.first = ConvNormAct(dims, c_in, c_out, kernel, stride, norm, slope)
+        self.second = ConvNorm(dims, c_out, c_out, kernel, ones, norm)
+        same_shape = c_in == c_out and max(stride) == 1
+        self.shortcut = nn.Identity() if same_shape else ConvNorm(dims, c_in, c_out, kernel, stride, norm)
+        self.activation = nn.LeakyReLU(slope, inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.second(self.first(x)) + self.shortcut(x))
 
 
 class UpLevel(nn.Module):
@@ -73,6 +120,7 @@ class PlanUNet(nn.Module):
         deep_supervision: return a list of logits instead of a tensor, see `forward`.
         norm: `instance`, `batch` or `group` (32 groups, fewer where 32 does not divide the channels).
         negative_slope: of the LeakyReLU.
+        res_block: residual blocks in the encoder and the bottleneck.
 
     Where MONAI's `DynUNet` describes the same layers, parameters and outputs are the same. Initialisation: Kaiming
     normal (fan-in) for every convolution, PyTorch's default for the transposed ones, zero biases in the heads.
@@ -91,6 +139,7 @@ class PlanUNet(nn.Module):
         deep_supervision: bool = False,
         norm: str = "instance",
         negative_slope: float = 0.01,
+        res_block: bool = False,
     ) -> None:
         super().__init__()
         if norm not in NORM:
@@ -98,16 +147,12 @@ class PlanUNet(nn.Module):
         if not len(strides) == len(kernels) == len(features):
             raise ValueError(f"levels differ: {len(strides)} strides, {len(kernels)} kernels, {len(features)} features")
         self.deep_supervision = deep_supervision
-        dims, ones = spatial_dims, (1,) * spatial_dims
+        dims = spatial_dims
         self.encoder = nn.ModuleList()
         previous = in_channels
         for stride, kernel, width in zip(strides, kernels, features, strict=True):
-            self.encoder.append(
-                nn.Sequential(
-                    ConvNormAct(dims, previous, width, kernel, stride, norm, negative_slope),
-                    ConvNormAct(dims, width, width, kernel, ones, norm, negative_slope),
-                )
-            )
+            block = ResidualBlock if res_block else ConvBlock
+            self.encoder.append(block(dims, previous, width, kernel, stride, norm, negative_slope))
             previous = width
         self.decoder = nn.ModuleList(
             UpLevel(dims, features[i], features[i - 1], kernels[i], strides[i], norm, negative_slope)
@@ -162,4 +207,5 @@ def network_from_plan(plan: Plan, deep_supervision: bool = False) -> PlanUNet:
         deep_supervision=deep_supervision,
         norm=plan.norm,
         negative_slope=plan.negative_slope,
+        res_block=plan.res_block,
     )

@@ -149,6 +149,7 @@ def named_plan(task: str | int, fingerprint: Fingerprint | None = None, spatial_
         features=level_features(levels, 32, spatial_dims),
         batch_dice=True,
         mirror_axes=tuple(range(spatial_dims)),
+        resample=spatial_dims == 3,
         why={
             "spacing": f"{SOURCE}, mm (z, y, x)",
             "patch_size": SOURCE,
@@ -158,6 +159,7 @@ def named_plan(task: str | int, fingerprint: Fingerprint | None = None, spatial_
             "strides": f"halved within twice the finest spacing while an edge is at least 8: {levels} levels",
             "normalization": f"{SOURCE}: {'CT window and constants' if known.ct else 'MR, z-score of the crop'}",
             "batch_dice": f"{SOURCE}: Dice sums over the batch",
+            "resample": f"{SOURCE}: volumes are resampled, slices are not",
         },
     )
     return plan if fingerprint is None else _fitted(plan, known, fingerprint)

@@ -38,7 +38,8 @@ class Plan:
 
     Raw arrays are `[C, D, H, W]` with spatial axes (z, y, x) in canonical (RAS) orientation. Stored arrays have their
     spatial axes permuted: stored axis `i` is raw axis `axes[i]`, so that the coarsest axis comes first. Every tuple
-    below that has one entry per axis is in stored order.
+    below that has one entry per axis is in stored order. A 2D plan has two axes, those within a slice; its cases are
+    stored as stacks of slices `[C, slices, h, w]`.
 
     Attributes:
         dataset: name of the dataset the plan was made for.
@@ -46,7 +47,9 @@ class Plan:
         labels: class name to value, background 0 included.
         ignore_label: value of unannotated voxels in stored labels, or None.
         spatial_dims: 2 or 3.
-        axes: permutation of (z, y, x), see above.
+        axes: permutation of (z, y, x), see above; in 2D of the two axes that `slice_axis` leaves.
+        slice_axis: 2D only: raw axis normal to the slices.
+        resample: bring cases to `spacing`; False leaves their voxels as they are.
         spacing: target spacing in mm.
         median_shape: median size of a training case at target spacing, in voxels.
         crop: rule of the foreground crop: `nonzero` (any channel != 0), `positive` (> 0) or `none`.
@@ -61,6 +64,8 @@ class Plan:
         mirror_axes: axes (0 .. spatial_dims - 1) that may be flipped in training and test-time augmentation.
         norm: normalisation layer of the network: `instance`, `batch` or `group`.
         negative_slope: of the LeakyReLU; it belongs to the weights, which would load without it and predict wrongly.
+        res_block: residual blocks in encoder and bottleneck of the network; it belongs to the weights.
+        label_closing: stored labels are closed slice by slice (`preprocessing.label_closing`); raw labels stay.
         why: field name to the reason for its value.
     """
 
@@ -84,6 +89,10 @@ class Plan:
     mirror_axes: tuple[int, ...] = ()
     norm: str = "instance"
     negative_slope: float = 0.01
+    slice_axis: int = 0
+    resample: bool = True
+    res_block: bool = False
+    label_closing: bool = False
     why: dict[str, str] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
@@ -105,8 +114,29 @@ class Plan:
         """Digest of the fields that decide what is stored; topology and batch may change without redoing it."""
         fields = ("channels", "labels", "ignore_label", "spatial_dims", "axes", "spacing", "crop", "normalization")
         content = {name: getattr(self, name) for name in fields}
+        # fields that came later count only where they change something, so that cases stored before stay valid
+        content.update({name: value for name, value in self._later_preprocessing().items() if value is not None})
         content["intensity"] = [asdict(i) for i in self.intensity] if "ct" in self.normalization else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _later_preprocessing(self) -> dict[str, Any]:
+        return {
+            "slice_axis": self.slice_axis or None,
+            "resample": None if self.resample else False,
+            "label_closing": self.label_closing or None,
+        }
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Spacing of the three stored axes for pictures; between slices of a 2D plan the coarser one within them."""
+        if self.spatial_dims == 3:
+            return (self.spacing[0], self.spacing[1], self.spacing[2])
+        return (max(self.spacing), self.spacing[0], self.spacing[1])
+
+    @property
+    def mirror_axes_from_end(self) -> tuple[int, ...]:
+        """`mirror_axes` counted from the last axis: right for patches and for blocks of slices `[C, slices, h, w]`."""
+        return tuple(axis - self.spatial_dims for axis in self.mirror_axes)
 
     def with_changes(self, reason: str, **changes: Any) -> Plan:
         """Return a copy with fields replaced and `reason` noted in `why` for each of them."""
@@ -185,6 +215,8 @@ class Plan:
             wrong.append("strides must be at least 1 and kernels odd")
         if sorted(self.axes) != list(range(dims)):
             wrong.append(f"axes {self.axes} is no permutation of {tuple(range(dims))}")
+        if self.slice_axis not in ((0,) if dims == 3 else (0, 1, 2)):
+            wrong.append(f"slice_axis {self.slice_axis} must be {'0 in 3D' if dims == 3 else '0, 1 or 2'}")
         if any(s <= 0 for s in self.spacing):
             wrong.append(f"spacing {self.spacing} must be positive")
         if not wrong:

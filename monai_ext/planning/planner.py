@@ -45,6 +45,7 @@ def make_plan(
     batch_limit: int = 64,
     num_training_cases: int = 0,
     slice_axis: int = 0,
+    resample: bool = True,
 ) -> Plan:
     """Plan the 3D full resolution (or 2D) configuration by nnU-Net's rules (Isensee et al. 2021; nnunetv2 2.8.1).
 
@@ -55,7 +56,7 @@ def make_plan(
       of computing for no gain in Dice. With `batch_limit=0` and the preset's own share the peer's batch comes out.
     - Images too small to be halved get a patch of 8 (or 16) voxels and two levels, see `patch_size.start_patch`.
     - An axis is never shrunk below 4 voxels, however small `memory_gb` is.
-    - 2D slices are taken along z (`slice_axis=0`), which a plan of two axes means; the peer takes the coarsest axis.
+    - 2D slices are normal to z unless `slice_axis` says otherwise; the peer takes the coarsest axis (-1).
 
     Args:
         fingerprint: of the training set.
@@ -70,7 +71,8 @@ def make_plan(
         dataset_share: most of the training set's voxels in one batch, 0 to 1.
         batch_limit: largest planned batch, 0 for none.
         num_training_cases: cases that share counts, 0 for those of the fingerprint.
-        slice_axis: 2D only: raw axis normal to the slices, -1 for the coarsest.
+        slice_axis: 2D only: raw axis normal to the slices; -1 for the coarsest, or an axis of one voxel (images).
+        resample: False stores cases at their own spacing; the target then serves topology and patch only.
 
     Raises:
         InputError: an option is out of range, or volumes of one slice are to be planned in 3D.
@@ -90,8 +92,11 @@ def make_plan(
     order = _order(millimetres, raw_shape, spatial_dims, slice_axis, fingerprint.dataset)
     stored_spacing = tuple(millimetres[a] for a in order)
     stored_shape = tuple(raw_shape[a] for a in order)
-    axes = tuple(order) if spatial_dims == 3 else tuple(range(2))
+    normal = 0 if spatial_dims == 3 else next(a for a in range(3) if a not in order)
+    axes = tuple(order) if spatial_dims == 3 else (0, 1)
     why["axes"] = _why_axes(millimetres, order, spatial_dims)
+    why["slice_axis"] = "of 2D plans only" if spatial_dims == 3 else _why_axes(millimetres, order, 2)
+    why["resample"] = "cases are brought to the target spacing" if resample else "given: cases keep their own spacing"
     why["median_shape"] = f"median of {len(fingerprint.cases)} cases after the {crop} crop, at target spacing"
 
     memory = MemoryTarget(spatial_dims, fingerprint.num_classes, base_features, memory_gb, reference)
@@ -136,6 +141,8 @@ def make_plan(
         features=chosen.features,
         batch_dice=batch_dice,
         mirror_axes=tuple(range(spatial_dims)),
+        slice_axis=normal,
+        resample=resample,
         why=why,
     )
 
@@ -200,12 +207,14 @@ def _check_options(
 
 
 def _order(
-    spacing: Sequence[float], shape: Sequence[float], spatial_dims: int, slice_axis: int, dataset: str
+    spacing: Sequence[float], shape: tuple[float, ...], spatial_dims: int, slice_axis: int, dataset: str
 ) -> tuple[int, ...]:
     """Raw axes in stored order: all three, or the two within a slice."""
     order = axis_order(spacing)
     if spatial_dims == 2:
-        return order[1:] if slice_axis == -1 else tuple(a for a in range(3) if a != slice_axis)
+        if slice_axis == -1:
+            slice_axis = shape.index(1) if 1 in shape else order[0]
+        return tuple(a for a in range(3) if a != slice_axis)
     if min(shape) == 1:
         size = "x".join(f"{n:g}" for n in shape)
         raise InputError(f"dataset {dataset}: a median case is one slice ({size} voxels). Cure: use spatial_dims 2")

@@ -1,7 +1,8 @@
 """One case from raw arrays to what the network sees, and predictions all the way back.
 
-Forward: crop -> axes in the plan's order -> normalise -> resample. Backward: resample -> most probable class -> axes
-in raw order -> paste into the raw grid. A plan for 2D slices leaves the first axis (z) as it is.
+Forward: crop -> axes in the plan's order -> normalise -> resample -> close the labels. Backward: resample -> most
+probable class -> axes in raw order -> paste into the raw grid. A plan for 2D slices puts the axis across them first and
+never resamples it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.crop import Box, crop, foreground_box, paste
 from monai_ext.preprocessing.intensity import normalize
+from monai_ext.preprocessing.label_closing import close_labels
 from monai_ext.preprocessing.resample import (
     needs_separate_axis,
     resample_image,
@@ -63,7 +65,7 @@ def preprocess(
     Args:
         image: `[C, D, H, W]` float32, canonical; not changed.
         geometry: gives the spacing `(z, y, x)` in mm.
-        plan: axes, spacing, crop and normalization are used.
+        plan: axes, spacing, crop, normalization and label_closing are used.
         label: `[D, H, W]` integers; values outside the crop are lost.
 
     Returns:
@@ -88,6 +90,9 @@ def preprocess(
         dtype = np.uint8 if label.max(initial=0) < 256 else np.int16
         cut = np.ascontiguousarray(crop(label, box).transpose(axes), dtype=dtype)
         stored_label = resample_labels(cut, shape, separate)
+        if plan.label_closing:
+            slices = axes.index(0) if plan.spatial_dims == 3 else 0
+            stored_label = close_labels(stored_label, slices, plan.ignore_label)
     stored_image = part if part.shape[1:] == shape else resample_image(part, shape, separate)
     return stored_image, stored_label, Placement(tuple(image.shape[1:]), box, shape)
 
@@ -140,8 +145,11 @@ def restore_probabilities(logits: torch.Tensor, placement: Placement, geometry: 
 
 
 def stored_axes(plan: Plan) -> tuple[int, ...]:
-    """Raw axis (of z, y, x) at each of the three stored axes; a 2D plan permutes (y, x) and keeps z first."""
-    return plan.axes if plan.spatial_dims == 3 else (0, *(1 + axis for axis in plan.axes))
+    """Raw axis (of z, y, x) at each of the three stored axes; those of a 2D plan begin with the axis across slices."""
+    if plan.spatial_dims == 3:
+        return plan.axes
+    within = [axis for axis in range(3) if axis != plan.slice_axis]
+    return (plan.slice_axis, *(within[axis] for axis in plan.axes))
 
 
 def class_values(plan: Plan) -> list[int]:
@@ -152,6 +160,8 @@ def class_values(plan: Plan) -> list[int]:
 def _spacings(geometry: Geometry, plan: Plan) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Raw and target spacing in stored order."""
     raw = tuple(float(geometry.spacing[axis]) for axis in stored_axes(plan))
+    if not plan.resample:
+        return raw, raw
     return raw, (plan.spacing if plan.spatial_dims == 3 else (raw[0], *plan.spacing))
 
 

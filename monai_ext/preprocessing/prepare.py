@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -39,20 +39,26 @@ class _Outcome:
 
 
 def prepare_cases(
-    dataset: SegmentationDataset, plan: Plan, folder: Path, num_workers: int = 0, progress: bool = True
+    dataset: SegmentationDataset,
+    plan: Plan,
+    folder: Path,
+    num_workers: int = 0,
+    progress: bool = True,
+    cases: Sequence[Case] = (),
 ) -> CaseStore:
-    """Preprocess the training cases of a dataset that are not stored yet.
+    """Preprocess the cases of a dataset that are not stored yet.
 
     A case is redone if the plan's preprocessing fields, its raw files or its stored files changed. Raw files of the
     same size and modification time count as unchanged; if only the time differs, their content decides. Cases in the
     folder that the dataset does not name are left alone and not listed.
 
     Args:
-        dataset: cases without label are stored without label.
+        dataset: its training cases are stored, unless others are given; those without label without label.
         plan: decides what is stored.
         folder: the store; made if it does not exist.
         num_workers: processes; 0 and 1 work in this process.
         progress: show a bar.
+        cases: instead of the training cases.
 
     Raises:
         InputError: lists every case whose files cannot be used (all others are stored), or tells that the store
@@ -64,7 +70,7 @@ def prepare_cases(
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}). Cure: point store_dir elsewhere") from error
     remove_leftovers(folder)
-    cases = dataset.training
+    cases = list(cases or dataset.training)
     problems = Problems(f"preprocessing of {dataset.name}")
     redone = 0
     for outcome in _bar(_outcomes(cases, plan, folder, num_workers), len(cases), progress):

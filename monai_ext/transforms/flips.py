@@ -15,7 +15,7 @@ class RandMirrord(DrawnTransform):
 
     Args:
         keys: images and labels `[C, *spatial]`, mirrored alike.
-        axes: spatial axes that may be mirrored, 0 being the first after the channel.
+        axes: spatial axes that may be mirrored, 0 being the first after the channel, -1 the last.
         prob: chance per axis, one for all or one for each of `axes`.
         allow_missing_keys: skip keys that a sample lacks.
 
@@ -47,4 +47,4 @@ class RandMirrord(DrawnTransform):
         return {"axes": drawn} if drawn else {}
 
     def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        return torch.flip(image, [axis + 1 for axis in params["axes"]])
+        return torch.flip(image, [axis + 1 if axis >= 0 else axis for axis in params["axes"]])

@@ -71,7 +71,7 @@ class RandForegroundCropd(OwnState, MapTransform):
     contains it; if it was moved inside *and* rotated, the voxel may leave through an edge.
 
     With fewer numbers in `patch_size` than the image has axes (a 2D network on volumes) the patch is a slice across
-    the first axis, and that axis is dropped.
+    the first axis, and that axis is dropped; or a block of `slices` neighbouring ones, `[C, slices, *patch]`.
 
     Args:
         keys: image and label key; the label may be absent from a sample.
@@ -82,6 +82,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         spatial: rotation and scaling; None for a plain cut. For 3D patches and slices of volumes.
         pad_label: label of voxels outside the volume (the ignore label to keep them out of the loss).
         ignore_label: class that never counts as foreground.
+        slices: slices per sample of a 2D patch; those beyond the volume are empty.
 
     Raises:
         InputError: an argument is out of bounds, or a sample lacks what the mode needs.
@@ -97,6 +98,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         spatial: SpatialDraw | None = None,
         pad_label: int = 0,
         ignore_label: int | None = None,
+        slices: int = 1,
     ) -> None:
         super().__init__(keys)
         if len(self.keys) != 2:
@@ -106,6 +108,11 @@ class RandForegroundCropd(OwnState, MapTransform):
         if len(patch_size) not in (2, 3) or any(int(p) < 1 for p in patch_size):
             raise InputError(
                 f"RandForegroundCropd: patch_size must be 2 or 3 edges, found {list(patch_size)}. Cure: e.g. the plan's"
+            )
+        if slices < 1 or (slices > 1 and len(patch_size) != 2):
+            raise InputError(
+                f"RandForegroundCropd: slices is {slices} with patch_size {list(patch_size)}. "
+                "Cure: 1, or more with a patch of 2 edges"
             )
         if mode not in MODES:
             raise InputError(f"RandForegroundCropd: mode must be of {list(MODES)}, found {mode!r}. Cure: choose one")
@@ -120,6 +127,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         self.spatial = spatial
         self.pad_label = int(pad_label)
         self.ignore_label = ignore_label
+        self.slices = int(slices)
         self.params: Params = {}
 
     def randomize(self, data: Mapping[Hashable, Any]) -> None:
@@ -151,7 +159,7 @@ class RandForegroundCropd(OwnState, MapTransform):
             params: as `randomize` draws them.
 
         Returns:
-            image `[C, *patch]` float32 and label `[1, *patch]` uint8 or int64.
+            image `[C, *patch]` float32 and label `[1, *patch]` uint8 or int64, blocks of slices with their axis.
         """
         patch = self._full_patch(image.ndim - 1)
         first, size = params["start"], list(patch)
@@ -163,7 +171,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         if matrix is not None:
             centre = [s + (p - 1) / 2 - f for s, p, f in zip(params["start"], patch, first, strict=True)]
             out, target = sample_patch(out, target, matrix, centre, patch)
-        if len(patch) > len(self.patch_size):
+        if len(patch) > len(self.patch_size) and self.slices == 1:
             out, target = out[:, 0], None if target is None else target[:, 0]
         return out, target
 
@@ -182,7 +190,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         return sample
 
     def _full_patch(self, axes: int) -> tuple[int, ...]:
-        return (1,) * (axes - len(self.patch_size)) + self.patch_size
+        return (self.slices,) * (axes - len(self.patch_size)) + self.patch_size
 
     def _label_type(self, label: np.ndarray | torch.Tensor) -> torch.dtype:
         stored_as_uint8 = label.dtype in (np.uint8, torch.uint8)

@@ -44,7 +44,7 @@ def test_training_and_inference_agree() -> None:
     assert train.pop("deep_supervision") == "@deep_supervision"
     assert infer.pop("deep_supervision") is False
     assert train == infer
-    shared = ("overlap", "blend", "sw_batch_size", "amp", "amp_dtype", "device", "tta")
+    shared = ("overlap", "blend", "amp", "amp_dtype", "device", "tta")
     assert {k: TRAIN[k] for k in shared} == {k: INFERENCE[k] for k in shared}
 
 

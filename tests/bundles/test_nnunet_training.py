@@ -140,19 +140,6 @@ def test_diverged_training_stops_before_anything_is_saved(tmp_path: Path) -> Non
     assert not list((tmp_path / RUN).glob("*.pt"))
 
 
-def test_train_and_evaluate_with_the_other_augmentation_list(tmp_path: Path) -> None:
-    done = bundle_run(
-        tmp_path, "train_and_evaluate", "train.json", "tiny.json", "augment_nvidia_2021.json", output_dir="run"
-    )
-    assert done.status == 0, done.err
-    plain = bundle_run(tmp_path, "training", "train.json", "tiny.json", output_dir="plain")
-    assert plain.status == 0, plain.err
-    assert losses(tmp_path / "run") != losses(tmp_path / "plain")
-    summary = json.loads((tmp_path / "run" / "evaluation" / "summary.json").read_text())
-    assert summary["fold"] == 0
-    assert summary["num_cases"] == 4
-
-
 def test_same_seed_same_training_whatever_the_workers(tmp_path: Path) -> None:
     for name, workers in (("none", 0), ("two", 2)):
         done = bundle_run(tmp_path, "training", "train.json", "tiny.json", output_dir=name, num_workers=workers)

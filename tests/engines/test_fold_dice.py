@@ -56,3 +56,20 @@ def test_reset_forgets() -> None:
     metric.update((volume(1), volume(0)))
     metric.reset()
     assert run(metric, (volume(1), volume(1)))[0] == 1
+
+
+def test_mean_and_sum_over_classes_choose_alike() -> None:
+    """Published early stopping watches the sum over foreground classes: the mean times their number, so the best
+    epoch, every improvement and every stretch without one are the same."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 4, (1, 1, 4, 4, 4), generator=generator)
+    means, sums = [], []
+    for _ in range(12):
+        noise = torch.rand(truth.shape, generator=generator) < torch.rand(1, generator=generator)
+        prediction = torch.where(noise, torch.randint(0, 4, truth.shape, generator=generator), truth)
+        mean, state = run(FoldDice({"a": 1, "b": 2, "c": 3}), (prediction, truth))
+        means.append(mean)
+        sums.append(sum(state.dice.values()))
+    assert sums == pytest.approx([3 * mean for mean in means])
+    assert len({round(m, 9) for m in means}) == 12
+    assert sorted(range(12), key=means.__getitem__) == sorted(range(12), key=sums.__getitem__)

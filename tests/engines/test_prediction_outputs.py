@@ -1,15 +1,35 @@
-"""Predictions never replace files unasked, and never an input."""
+"""Predictions never replace files unasked, and never an input; post-processing is applied or decided."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
+import torch
+from ignite.engine import Engine
+from PIL import Image
 
+from monai_ext.datasets.geometry import Geometry
+from monai_ext.datasets.image_files import read_image
 from monai_ext.datasets.segmentation_dataset import Case
-from monai_ext.engines.prediction_outputs import PredictionOutputs
+from monai_ext.engines.prediction_outputs import (
+    PredictionOutputs,
+    decision_beside,
+    model_digest,
+    postprocessing_beside,
+)
 from monai_ext.errors import InputError
+from monai_ext.evaluation.postprocessing import Postprocessing
+from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.planning.msd_plans import named_plan
+from monai_ext.preprocessing.case_preprocessing import Placement
+
+PLAN = named_plan("04").with_changes("test", axes=(0, 1, 2))
+SHAPE = (6, 8, 10)
 
 
 def touch(path: Path) -> Path:
@@ -42,3 +62,132 @@ def test_an_input_is_never_replaced(tmp_path: Path) -> None:
     for folder in (tmp_path / "in", tmp_path / "link"):
         with pytest.raises(InputError, match="holds the input itself"):
             PredictionOutputs(named_plan("04"), folder).keep_existing(cases, overwrite=True)
+
+
+def blob(far: bool) -> np.ndarray:
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[1:4, 1:5, 1:5] = 1
+    labels[2:3, 2:4, 2:4] = 2
+    labels[5:, 7:, 8:] = far
+    return labels
+
+
+def logits(labels: np.ndarray) -> torch.Tensor:
+    return 9.0 * torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 3).permute(3, 0, 1, 2)
+
+
+def run(outputs: PredictionOutputs, *cases: tuple[str, torch.Tensor, np.ndarray | None]) -> None:
+    """Send predictions `[K or 1, d, h, w]` through the handler, as the evaluator does."""
+    placement = Placement(SHAPE, tuple((0, n) for n in SHAPE), SHAPE)
+    geometry = Geometry.from_affine(np.diag([1.0, 1.0, 2.0, 1.0]), SHAPE[::-1])
+    batches: list[dict[str, Any]] = [
+        {
+            "case": Case(name, (Path(f"{name}.nii.gz"),)),
+            "geometry": geometry,
+            "placement": placement,
+            "reference": reference,
+            "pred": predicted[None],
+        }
+        for name, predicted, reference in cases
+    ]
+    engine = Engine(lambda _, batch: {"pred": batch["pred"]})
+    outputs.attach(engine)
+    engine.run(batches)
+
+
+def stored(path: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(path).dataobj).T
+
+
+def test_postprocessing_is_applied_before_writing_and_measuring(tmp_path: Path) -> None:
+    outputs = PredictionOutputs(PLAN, tmp_path, measure=True, postprocessing=Postprocessing(((1, 2),)))
+    run(outputs, ("a", torch.from_numpy(blob(True))[None], blob(False)), ("b", logits(blob(True)), blob(False)))
+    for name in "ab":
+        np.testing.assert_array_equal(stored(tmp_path / f"{name}.nii.gz"), blob(False))
+        assert outputs.metrics[name]["Anterior"]["dice"] == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["postprocessing"] == {"applied": [[1, 2]]}
+
+
+def test_decision_leaves_files_and_metrics_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model.pt"
+    model.write_bytes(b"weights")
+    outputs = PredictionOutputs(
+        PLAN,
+        tmp_path / "evaluation",
+        measure=True,
+        decide=True,
+        decision_file=decision_beside(str(model)),
+        about={"model": str(model)},
+    )
+    run(outputs, ("a", torch.from_numpy(blob(True))[None], blob(False)))
+    np.testing.assert_array_equal(stored(tmp_path / "evaluation" / "a.nii.gz"), blob(True))
+    found = postprocessing_beside(str(model), True)
+    assert found is not None
+    assert found.keep_largest == ((1, 2),)
+    assert postprocessing_beside(str(model), False) is None
+    summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    expected = case_metrics(blob(True), blob(False), (2, 1, 1), PLAN.foreground_classes)
+    assert summary["classes"]["Anterior"]["dice"]["mean"] == pytest.approx(expected["Anterior"]["dice"])
+    assert summary["model_sha256"] == model_digest(model)
+    told = summary["postprocessing"]
+    assert (told["applied"], told["decided"]) == ([], [[1, 2]])
+    assert told["dice_before"]["Anterior"] == pytest.approx(expected["Anterior"]["dice"])
+    assert told["dice_after"]["mean"] == 1
+    assert "these very cases" in told["note"]
+    assert "largest component of Anterior+Posterior, mean Dice 0.9" in capsys.readouterr().out
+
+
+def test_no_file_beside_the_model_is_no_postprocessing(tmp_path: Path) -> None:
+    assert postprocessing_beside(str(tmp_path / "model.pt"), True) is None
+    (tmp_path / "postprocessing.json").write_text("{")
+    with pytest.raises(InputError, match="not a post-processing"):
+        postprocessing_beside(str(tmp_path / "model.pt"), True)
+
+
+def test_postprocessing_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"names the class values \[7\]"):
+        PredictionOutputs(PLAN, tmp_path, postprocessing=Postprocessing(((1, 7),)))
+    with pytest.raises(ValueError, match="as they are"):
+        PredictionOutputs(PLAN, tmp_path, postprocessing=Postprocessing(), decide=True)
+
+
+@pytest.mark.parametrize("formats", ["npy", "nii+npy", "nii, npy"])
+def test_arrays_hold_probabilities_in_canonical_axes(tmp_path: Path, formats: str) -> None:
+    run(PredictionOutputs(PLAN, tmp_path, pred_format=formats), ("a", logits(blob(True)), None))
+    written = np.load(tmp_path / "a.npy")
+    assert written.dtype == np.float32
+    assert written.shape == (3, *SHAPE)
+    np.testing.assert_allclose(written.sum(0), 1, atol=1e-6)  # float32 softmax of three classes
+    np.testing.assert_array_equal(written.argmax(0), blob(True))
+    assert (tmp_path / "a.nii.gz").exists() == ("nii" in formats)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_arrays_count_as_existing_predictions(tmp_path: Path) -> None:
+    cases = [Case("a", (touch(tmp_path / "in" / "a.nii.gz"),))]
+    touch(tmp_path / "out" / "a.npy")
+    PredictionOutputs(PLAN, tmp_path / "out").keep_existing(cases)
+    with pytest.raises(InputError, match=r"a\.npy"):
+        PredictionOutputs(PLAN, tmp_path / "out", pred_format="npy").keep_existing(cases)
+    with pytest.raises(InputError, match="--pred_format nifti"):
+        PredictionOutputs(PLAN, tmp_path / "out", pred_format="nifti")
+
+
+def test_pictures_give_pictures(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 10), np.uint8)
+    pixels[1:3, 2:7] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image, geometry = read_image([tmp_path / "a.png"])
+    case = Case("a", (tmp_path / "a.png",))
+    shape = image.shape[1:]
+    labels = torch.from_numpy((image[0] > 100).astype(np.uint8))[None, None]
+    engine = Engine(lambda _, batch: {"pred": labels})
+    outputs = PredictionOutputs(PLAN, tmp_path / "out")
+    outputs.attach(engine)
+    placement = Placement(shape, tuple((0, n) for n in shape), shape)
+    engine.run([{"case": case, "geometry": geometry, "placement": placement, "reference": None}])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "a.png")), pixels > 100)
+    with pytest.raises(InputError, match=r"out/a\.png"):
+        outputs.keep_existing([case])
+    with pytest.raises(InputError, match="holds the input itself"):
+        PredictionOutputs(PLAN, tmp_path).keep_existing([case], overwrite=True)

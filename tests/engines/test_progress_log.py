@@ -51,6 +51,8 @@ def test_row_holds_the_means_of_its_epoch(tmp_path: Path) -> None:
     assert rows[0]["learning_rate"] == 0.1
     assert rows[0]["minutes"] == 1.0
     assert rows[1]["mean_dice"] == 0.5
+    assert rows[1]["class_dice"] == {"a": 0.5}
+    assert rows[1]["dice"] == 1.0  # the Dice part of the loss keeps its column
     assert "mean_dice" not in rows[0]
 
 

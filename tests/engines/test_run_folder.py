@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from monai_ext.engines import run_folder
 from monai_ext.engines.run_folder import (
     check_plan_beside,
+    cpu_bfloat16,
     default_num_workers,
     default_output_dir,
     existing,
     find_model,
     mirror_axes,
     mixed_precision,
+    native_mixed_precision,
+    on_device,
     plan_beside,
     plan_of_model,
 )
@@ -106,9 +111,29 @@ def test_flips_are_averaged_only_if_the_model_saw_them(caplog: pytest.LogCapture
     assert "without flips" in caplog.text
 
 
-def test_cpu_computes_in_float32_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_mixed_precision_is_of_the_engine_on_cuda_and_of_the_call_elsewhere(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert native_mixed_precision("cuda:0")
     assert mixed_precision(True, "cuda:0")
-    assert not mixed_precision(False, "cpu")
-    assert caplog.text == ""
     assert not mixed_precision(True, "cpu")
+    assert not cpu_bfloat16(True, "cuda:0")
+    for native in (True, False):
+        monkeypatch.setattr(run_folder, "has_native_bfloat16", lambda native=native: native)
+        assert native_mixed_precision("cpu") == native
+        assert not cpu_bfloat16(False, "cpu")
+        assert caplog.text == ""
+        assert cpu_bfloat16(True, "cpu") == native
     assert "float32" in caplog.text
+
+
+def test_slices_and_volumes_of_a_fold_train_side_by_side() -> None:
+    assert default_output_dir("b/nnunet", "D", 1) == "runs/nnunet/D/1"
+    assert default_output_dir("b/nnunet", "D", 1, 2) == "runs/nnunet/D/1_2d"
+
+
+def test_channels_last_is_chosen_by_the_weights() -> None:
+    for conv, layout in ((torch.nn.Conv2d, torch.channels_last), (torch.nn.Conv3d, torch.channels_last_3d)):
+        weight = next(on_device(conv(4, 8, 3), "cpu", True).parameters())
+        assert weight.is_contiguous(memory_format=layout)
+        assert next(on_device(conv(4, 8, 3), "cpu", False).parameters()).is_contiguous()

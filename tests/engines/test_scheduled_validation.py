@@ -80,6 +80,37 @@ def test_plateau_ends_training_after_patience(tmp_path: Path, min_epochs: int, l
     assert validator.epochs[-1] == last
 
 
+def test_patience_counts_epochs_not_validations(tmp_path: Path) -> None:
+    """Every third epoch is validated, epoch 3 is best: training ends four epochs later and is validated there."""
+    validator = Validator(0.5, *[0.4] * 7)
+    it = train(tmp_path, validator, epochs=20, interval=3, patience=4)
+    assert validator.epochs == [3, 6, 7]
+    assert it.best_epoch == 3
+
+
+def test_improvement_starts_the_count_anew(tmp_path: Path) -> None:
+    validator = Validator(0.1, 0.1, 0.2, 0.2, 0.3, *[0.3] * 9)
+    train(tmp_path, validator, epochs=20, patience=2)
+    assert validator.epochs[-1] == 7  # 1, 3 and 5 were better; equal is no improvement
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0, 12), (2, 8)])
+def test_epochs_before_the_first_validation_do_not_count(tmp_path: Path, patience: int, last: int) -> None:
+    """The first n evaluations are skipped by `start_epoch` n + 1; what is not validated is not stale."""
+    validator = Validator(*[0.5] * 12)
+    it = train(tmp_path, validator, epochs=12, start_epoch=6, patience=patience)
+    assert validator.epochs == list(range(6, last + 1))
+    assert it.best_epoch == 6
+
+
+def test_patience_that_ran_out_before_min_epochs_ends_training_there(tmp_path: Path) -> None:
+    """At the end of that epoch, unless a validation in between was better."""
+    stale, better = Validator(0.5, *[0.4] * 12), Validator(0.5, 0.4, 0.4, 0.4, 0.6, *[0.4] * 12)
+    train(tmp_path / "stale", stale, epochs=12, patience=2, min_epochs=6)
+    train(tmp_path / "better", better, epochs=12, patience=2, min_epochs=6)
+    assert (stale.epochs[-1], better.epochs[-1]) == (6, 7)
+
+
 def test_interrupted_training_is_not_validated(tmp_path: Path) -> None:
     validator = Validator()
     train(tmp_path, validator, epochs=2, interruption=SimpleNamespace(received=15))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from monai_ext.engines.optimizers import make_optimizer
 from monai_ext.engines.schedules import SCHEDULES, ProgressSchedule
+from monai_ext.errors import InputError
 
 
-def schedule(kind: str, **options: float) -> ProgressSchedule:
+def schedule(kind: str, **options: Any) -> ProgressSchedule:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     return ProgressSchedule(optimizer, kind, **options)
 
@@ -58,24 +59,53 @@ def test_all_kinds_stay_between_zero_and_peak(kind: str) -> None:
     assert all(0 <= schedule(kind, warmup=0.05).scale(p / 50) <= 1 for p in range(51))
 
 
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cosine.*'linear'"):
+def test_milestones_above_one_are_epochs() -> None:
+    """As `--steps 3 5` of the published recipe: from the end of that epoch on, whatever the share of training done."""
+    it = schedule("multistep", milestones=(3, 5), factor=0.3)
+    rates = [it.scale(epochs / 1000, epochs) for epochs in (0, 2, 2.99, 3, 4.99, 5, 900)]
+    assert rates == pytest.approx([1, 1, 1, 0.3, 0.3, 0.09, 0.09])
+    mixed = schedule("multistep", milestones=(0.5, 3), factor=0.1)
+    rates = [mixed.scale(p, e) for p, e in ((0.4, 2), (0.5, 2), (0.5, 3), (0.4, 3))]
+    assert rates == pytest.approx([1, 0.1, 0.01, 0.1])
+    it.set_progress(0.1, 4)
+    assert it.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.3)
+
+
+def test_epochs_matter_to_milestones_only() -> None:
+    for kind in ("poly", "cosine", "plateau", "none"):
+        assert schedule(kind).scale(0.3, 7.0) == schedule(kind).scale(0.3)
+
+
+def test_multistep_equals_that_of_torch() -> None:
+    it = schedule("multistep", milestones=(2, 3), factor=0.3)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3], gamma=0.3)
+    for epoch in range(6):
+        it.set_progress(epoch / 6, epoch)
+        assert it.optimizer.param_groups[0]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("kind", ["poly", "cosine"])
+def test_rate_of_an_epochs_first_step_is_the_published_rate_per_epoch(kind: str) -> None:
+    """Published recipes set the rate once an epoch; within it the rate here falls by one epoch's share."""
+    epochs = 1000
+    for epoch in (0, 1, 500, 998):
+        share = epoch / epochs
+        published = (1 - share) ** 0.9 if kind == "poly" else (1 + math.cos(math.pi * share)) / 2
+        first, last = schedule(kind).scale(share), schedule(kind).scale((epoch + 1) / epochs)
+        assert first == pytest.approx(published)
+        assert 0 <= first - last < 2 / epochs
+
+
+@pytest.mark.parametrize("milestones", [(-0.1, 0.5), (1.5,), (0.5, 30.5)])
+def test_impossible_milestones_are_refused(milestones: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match=r"--lr_steps .*neither a share .* nor a whole number of epochs.*Cure"):
+        schedule("multistep", milestones=milestones)
+
+
+def test_unknown_schedule_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--scheduler 'linear'.*Cure: one of poly, cosine"):
         schedule("linear")
-    with pytest.raises(ValueError, match=r"adamw.*'adam'"):
-        make_optimizer([torch.nn.Parameter(torch.zeros(1))], "adam")
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "decay"),
-    [("sgd", torch.optim.SGD, 3e-5), ("adamw", torch.optim.AdamW, 3e-5), ("radam", torch.optim.RAdam, 3e-5)],
-)
-def test_optimizers_carry_their_options(name: str, kind: type, decay: float) -> None:
-    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], name, 0.01, decay, 0.9)
-    assert isinstance(optimizer, kind)
-    group = optimizer.param_groups[0]
-    assert (group["lr"], group["weight_decay"]) == (0.01, decay)
-    if name == "sgd":
-        assert group["nesterov"]
-        assert group["momentum"] == 0.9
-    else:
-        assert group["decoupled_weight_decay"]

@@ -9,7 +9,8 @@ from monai.transforms import Compose, RandAdjustContrastd
 
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.engines.preparation import Prepared, open_source, prepare
-from monai_ext.engines.stored_patches import PatchDataset, StoredVolumes
+from monai_ext.engines.stored_patches import PatchDataset, StoredVolumes, collate_slices, slices_per_volume
+from monai_ext.errors import InputError
 from monai_ext.transforms.foreground_crop import RandForegroundCropd
 from monai_ext.transforms.gaussian_noise import RandNoised
 
@@ -20,7 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     raw = make_phantom(folder / "raw", num_cases=5)
     options = {"base_features": 4, "patch_size": (16, 16, 16), "batch_size": 2}
     source = open_source(str(raw), str(folder / "store"))
-    return prepare(source, str(folder / "run"), str(folder / "store"), options)
+    return prepare(source, str(folder / "run"), str(folder / "store"), options, {})
 
 
 def patches(prepared: Prepared, seed: int = 0) -> PatchDataset:
@@ -62,3 +63,22 @@ def test_whole_volumes_are_those_of_the_store(prepared: Prepared) -> None:
     assert item["label"].shape == (1, *case.image.shape[1:])
     np.testing.assert_array_equal(item["image"].numpy(), case.image)
     np.testing.assert_array_equal(item["label"][0].numpy(), case.label)
+
+
+def test_slices_of_a_batch_come_from_as_many_volumes_as_asked() -> None:
+    assert slices_per_volume(2, 12, 0) == 1
+    assert slices_per_volume(2, 12, 3) == 4
+    assert slices_per_volume(3, 2, 0) == 1
+    with pytest.raises(InputError, match="does not divide the batch of 12"):
+        slices_per_volume(2, 12, 5)
+    with pytest.raises(InputError, match="spatial_dims 2"):
+        slices_per_volume(3, 2, 1)
+
+
+def test_blocks_of_slices_become_a_batch() -> None:
+    blocks = [{"image": torch.rand(2, 3, 4, 5), "label": torch.full((1, 3, 4, 5), n), "case": str(n)} for n in (0, 1)]
+    batch = collate_slices(blocks)
+    assert batch["image"].shape == (6, 2, 4, 5)
+    assert batch["label"].shape == (6, 1, 4, 5)
+    torch.testing.assert_close(batch["image"][4], blocks[1]["image"][:, 1])
+    assert batch["label"].flatten(1)[:, 0].tolist() == [0, 0, 0, 1, 1, 1]

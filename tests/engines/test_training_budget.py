@@ -82,3 +82,19 @@ def test_clock_goes_on_after_a_resume(clock: Clock) -> None:
     resumed.advance(trainer)
     assert resumed.progress == pytest.approx(55 / 60)
     assert not trainer.stopped
+
+
+def test_milestones_in_epochs_follow_the_epochs_done(clock: Clock) -> None:
+    """Ten steps an epoch: the rate of step 31, the first of the fourth epoch, is the reduced one."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    it, trainer = TrainingBudget(ProgressSchedule(optimizer, "multistep", milestones=(3,))), engine(max_epochs=1000)
+    it.start(trainer)
+    rates = []
+    for step in range(1, 32):
+        trainer.state.iteration = step
+        it.advance(trainer)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[28:] == pytest.approx([0.1, 0.03, 0.03])
+    resumed = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    TrainingBudget(ProgressSchedule(resumed, "multistep", milestones=(3,))).start(trainer)
+    assert resumed.param_groups[0]["lr"] == pytest.approx(0.03)

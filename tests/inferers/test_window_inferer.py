@@ -303,7 +303,7 @@ def test_bad_arguments_are_refused_at_construction(
 def test_bad_inputs_and_outputs_are_refused() -> None:
     inferer = WindowInferer((8, 8))
     with pytest.raises(ValueError, match="2 spatial axes"):
-        inferer(volume(1, 1, 8, 8, 8), lambda x: x)
+        inferer(volume(1, 8, 8), lambda x: x)
     with pytest.raises(ValueError, match="non-empty"):
         inferer(torch.zeros(0, 1, 8, 8), lambda x: x)
     with pytest.raises(ValueError, match=r"the network must return \[1, K, 8, 8\].*got \(1, 1, 4, 4\)"):
@@ -315,3 +315,28 @@ def test_bad_inputs_and_outputs_are_refused() -> None:
 def test_progress_bar_counts_calls_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
     WindowInferer((8, 8), 3, progress=True)(volume(1, 1, 16, 16), lambda x: x * 1)
     assert "/3" in capsys.readouterr().err  # 9 windows
+
+
+@pytest.mark.parametrize("mirror_axes", [(), (0, 1)])
+def test_stack_of_slices_is_predicted_slice_by_slice(mirror_axes: tuple[int, ...]) -> None:
+    stack = volume(2, 3, 5, 12, 11)
+    inferer = WindowInferer((6, 8), sw_batch_size=3, mirror_axes=mirror_axes)
+    logits = inferer(stack, position_aware())
+    assert logits.shape == (2, 3, 5, 12, 11)
+    for depth in range(5):
+        expected = slow_reference(stack[:, :, depth], position_aware(), (6, 8), 0.5, mirror_axes=mirror_axes)
+        # sums of up to nine float32 windows of values near 1
+        torch.testing.assert_close(logits[:, :, depth].double(), expected, rtol=0, atol=1e-5)
+    labels = inferer.segment(stack, position_aware())
+    assert labels.shape == (2, 1, 5, 12, 11)
+    assert (labels[:, 0] == logits.argmax(1)).double().mean() > 0.999  # ties in the last bits may fall otherwise
+
+
+def test_flips_of_slices_are_height_and_width_not_depth() -> None:
+    """A network that looks at single slices cannot change by depth flips; it must change by both in-plane flips."""
+    stack = volume(1, 1, 4, 8, 8)
+    plain = WindowInferer((8, 8))(stack, position_aware())
+    both = WindowInferer((8, 8), mirror_axes=(0, 1))(stack, position_aware())
+    versions = [torch.flip(WindowInferer((8, 8))(stack.flip(a), position_aware()), a) for a in ((3,), (4,), (3, 4))]
+    torch.testing.assert_close(both, (plain + sum(versions)) / 4, rtol=0, atol=1e-5)
+    assert not torch.allclose(both, plain, atol=1e-2)

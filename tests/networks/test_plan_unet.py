@@ -8,8 +8,9 @@ import pytest
 import torch
 from monai.networks.nets import DynUNet
 
-from monai_ext.networks.plan_unet import PlanUNet, network_from_plan
+from monai_ext.networks.plan_unet import ConvNorm, PlanUNet, ResidualBlock, network_from_plan
 from monai_ext.planning.msd_plans import named_plan
+from monai_ext.planning.plan import Plan
 
 TOPOLOGIES = {
     "hippocampus": (3, 1, 3, [[1] * 3] + [[2] * 3] * 3, [[3] * 3] * 4, (32, 64, 128, 256)),
@@ -24,6 +25,22 @@ TOPOLOGIES = {
     "hippocampus 2d": (2, 1, 3, [[1] * 2] + [[2] * 2] * 3, [[3] * 2] * 4, (32, 64, 128, 256)),
 }
 PARAMETERS = {"hippocampus": 5_601_187, "prostate": 30_555_075, "hippocampus 2d": 1_926_499}  # published counts
+# task: parameters without and with residual blocks, as published
+PLAIN_AND_RESIDUAL = {
+    "01": (31_192_868, 37_336_420),
+    "02": (30_780_610, 36_921_570),
+    "03": (31_190_243, 37_331_203),
+    "04": (5_601_187, 6_764_227),
+    "05": (30_555_075, 36_658_883),
+    "06": (30_780_610, 36_921_570),
+    "07": (30_753_443, 36_893_827),
+    "08": (30_780_643, 36_921_603),
+    "09": (31_163_010, 37_303_394),
+    "10": (30_753_410, 36_893_794),
+}
+FLAT = {"01": 20_613_092, "02": 20_612_162, "03": 20_612_195, "04": 1_926_499, "05": 20_612_483} | {
+    "06": 20_612_162, "07": 20_612_195, "08": 20_612_195, "09": 20_612_162, "10": 20_612_162,
+}  # fmt: skip
 SMALL = (3, 1, 3, [[1] * 3, [1, 2, 2], [2] * 3, [2] * 3], [[1, 3, 3], [3] * 3, [3] * 3, [3] * 3], (4, 8, 16, 16))
 
 
@@ -75,6 +92,19 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert count == PARAMETERS[name] == sum(p.numel() for p in theirs.parameters())
 
 
+def parameter_count(plan: Plan) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in network_from_plan(plan).parameters())
+
+
+@pytest.mark.parametrize("task", PLAIN_AND_RESIDUAL)
+def test_parameters_of_all_tasks_are_the_published_ones(task: str) -> None:
+    plan = named_plan(task)
+    residual = plan.with_changes("test", res_block=True)
+    assert (parameter_count(plan), parameter_count(residual)) == PLAIN_AND_RESIDUAL[task]
+    assert parameter_count(named_plan(task, spatial_dims=2)) == FLAT[task]
+
+
 def test_output_equals_dynunet_with_copied_weights() -> None:
     torch.manual_seed(0)
     theirs = dynunet(*SMALL)
@@ -103,11 +133,49 @@ def test_weights_load_from_a_deeply_supervised_network() -> None:
         trained.load_state_dict(plain.state_dict())
 
 
+def test_residual_blocks_only_in_encoder_and_bottleneck() -> None:
+    network = PlanUNet(*SMALL, res_block=True)
+    blocks = [m for m in network.modules() if isinstance(m, ResidualBlock)]
+    assert blocks == list(network.encoder)
+    shortcuts = [b.shortcut for b in blocks]
+    assert all(isinstance(s, ConvNorm) for s in shortcuts)  # every level here strides or widens
+    assert [s[0].kernel_size for s in shortcuts] == [(1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)]
+    assert [s[0].stride for s in shortcuts] == [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)]
+    assert all(s[0].bias is None for s in shortcuts)
+
+
+def test_residual_block_is_its_formula() -> None:
+    """norm(conv(act(norm(conv x)))) + shortcut, then the activation; identity where shapes stay."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 4, 6, 6)
+    same = ResidualBlock(3, 4, 4, (3, 3, 3), (1, 1, 1), "instance", 0.1)
+    assert isinstance(same.shortcut, torch.nn.Identity)
+    before = x.clone()
+    body = same.second(same.first(x))
+    expected = torch.where(body + x > 0, body + x, 0.1 * (body + x))
+    torch.testing.assert_close(same(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(x, before, rtol=0, atol=0)  # the activation in place must not reach the input
+    other = ResidualBlock(3, 4, 8, (1, 3, 3), (1, 2, 2), "instance", 0.1)
+    with torch.no_grad():
+        other.second[1].weight.zero_()  # the body adds nothing: what is left is the activated shortcut
+    convolved = torch.nn.functional.conv3d(x, other.shortcut[0].weight, stride=(1, 2, 2), padding=(0, 1, 1))
+    normed = torch.nn.functional.instance_norm(convolved)
+    torch.testing.assert_close(other(x), torch.where(normed > 0, normed, 0.1 * normed), rtol=1e-5, atol=1e-6)
+
+
+def test_residual_network_is_traceable() -> None:
+    network = PlanUNet(*SMALL, res_block=True, deep_supervision=False).eval()
+    image = torch.randn(1, 1, 8, 32, 16)
+    traced = torch.jit.trace(network, image)
+    torch.testing.assert_close(traced(image), network(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("res_block", [False, True])
 @pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group"])
-def test_contract(deep_supervision: bool, norm: str) -> None:
+def test_contract(deep_supervision: bool, norm: str, res_block: bool) -> None:
     """Every parameter gets a gradient; the network can be copied after a step, and scripted with equal output."""
-    network = PlanUNet(*SMALL, deep_supervision=deep_supervision, norm=norm)
+    network = PlanUNet(*SMALL, deep_supervision=deep_supervision, norm=norm, res_block=res_block)
     image = torch.randn(2, 1, 8, 32, 16)
     outputs = network(image)
     outputs = outputs if deep_supervision else [outputs]

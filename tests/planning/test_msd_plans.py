@@ -111,3 +111,48 @@ def test_plan_of_another_task_is_refused_with_all_contradictions(make_fingerprin
         named_plan("05", fingerprint)
     assert "channels" in str(caught.value)
     assert "labels" in str(caught.value)
+
+
+# task: spacing of volumes and of slices in mm, patch of volumes and of slices in voxels
+SIZES = {
+    "01": ((1, 1, 1), (1, 1), (128, 128, 128), (192, 160)),
+    "02": ((1.37, 1.25, 1.25), (1.25, 1.25), (80, 192, 160), (320, 256)),
+    "03": ((1, 0.7676, 0.7676), (0.7676, 0.7676), (128, 128, 128), (512, 512)),
+    "04": ((1, 1, 1), (1, 1), (40, 56, 40), (56, 40)),
+    "05": ((3.6, 0.62, 0.62), (0.62, 0.62), (20, 320, 256), (320, 320)),
+    "06": ((1.24, 0.79, 0.79), (0.79, 0.79), (80, 192, 160), (512, 512)),
+    "07": ((2.5, 0.8, 0.8), (0.8, 0.8), (40, 224, 224), (512, 512)),
+    "08": ((1.5, 0.8, 0.8), (0.8, 0.8), (64, 192, 192), (512, 512)),
+    "09": ((1.6, 0.79, 0.79), (0.79, 0.79), (64, 192, 160), (512, 512)),
+    "10": ((3, 0.78, 0.78), (0.78, 0.78), (56, 192, 160), (512, 512)),
+}
+# task: lower and upper clip, mean, standard deviation in HU
+HOUNSFIELD = {
+    "03": (-17, 201, 99.4, 39.36),
+    "06": (-1024, 325, -158.58, 324.7),
+    "07": (-96, 215, 77.9, 75.4),
+    "08": (-3, 243, 104.37, 52.62),
+    "09": (-41, 176, 99.29, 39.47),
+    "10": (-30, 165.82, 62.18, 32.65),
+}
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("task", SIZES)
+def test_sizes_crop_and_intensities_are_the_published_ones(task: str, spatial_dims: int) -> None:
+    plan = named_plan(task, spatial_dims=spatial_dims)
+    assert plan.spacing == SIZES[task][3 - spatial_dims]
+    assert plan.patch_size == SIZES[task][5 - spatial_dims]
+    assert plan.crop == "positive"
+    assert plan.batch_dice
+    assert not plan.res_block
+    assert not plan.label_closing
+    assert plan.resample == (spatial_dims == 3)  # slices keep their spacing; the one in the plan only shapes the levels
+    assert plan.batch_size == {2: 64, 3: 2}[spatial_dims]
+    assert plan.mirror_axes == tuple(range(spatial_dims))
+    assert set(plan.normalization) == {"ct" if task in HOUNSFIELD else "zscore"}
+    assert len(plan.normalization) == plan.num_channels
+    for found in plan.intensity if task in HOUNSFIELD else ():
+        limits = (found.percentile_00_5, found.percentile_99_5, found.mean, found.std)
+        assert limits == HOUNSFIELD[task]
+    plan.check()

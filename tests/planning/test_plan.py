@@ -83,3 +83,36 @@ def test_hash_follows_what_is_stored_and_nothing_else() -> None:
     assert ct.preprocessing_hash() != ct.with_changes("test", spacing=(2.0, 1.0, 1.0)).preprocessing_hash()
     assert ct.preprocessing_hash() != ct.with_changes("test", intensity=mr.intensity).preprocessing_hash()
     assert mr.preprocessing_hash() == mr.with_changes("test", intensity=ct.intensity).preprocessing_hash()
+
+
+def test_later_fields_leave_the_digest_of_stored_cases_alone(content: Content) -> None:
+    """Cases stored before a field existed stay valid as long as that field changes nothing."""
+    plan = Plan.from_dict(content)
+    without = {k: v for k, v in content.items() if k not in ("slice_axis", "resample", "res_block", "label_closing")}
+    assert Plan.from_dict(without).preprocessing_hash() == plan.preprocessing_hash()
+    assert plan.with_changes("test", resample=False).preprocessing_hash() != plan.preprocessing_hash()
+    assert plan.with_changes("test", label_closing=True).preprocessing_hash() != plan.preprocessing_hash()
+    assert plan.with_changes("test", res_block=True).preprocessing_hash() == plan.preprocessing_hash()
+    # written out: the digest that cases stored by the first version of the plan bear
+    assert plan.preprocessing_hash() == "78ecc58917a8ea1e"
+
+
+def test_residual_blocks_and_closing_survive_the_file(content: Content) -> None:
+    plan = Plan.from_dict({**content, "res_block": True, "label_closing": True})
+    assert (plan.res_block, plan.label_closing) == (True, True)
+    assert Plan.from_dict(json.loads(plan.to_json())) == plan
+    old = {k: v for k, v in content.items() if k not in ("res_block", "label_closing")}
+    assert (Plan.from_dict(old).res_block, Plan.from_dict(old).label_closing) == (False, False)
+
+
+def test_mirror_axes_from_the_end_fit_patches_and_blocks_of_slices(content: Content) -> None:
+    plan = Plan.from_dict({**content, "mirror_axes": (0, 2)})
+    assert plan.mirror_axes_from_end == (-3, -1)
+
+
+def test_slices_may_lie_across_any_axis_but_only_in_2d(content: Content) -> None:
+    flat = named_plan("04", spatial_dims=2)
+    assert not flat.resample
+    flat.with_changes("test", slice_axis=2).check()
+    with pytest.raises(InputError, match="slice_axis 1 must be 0 in 3D"):
+        Plan.from_dict({**content, "slice_axis": 1})

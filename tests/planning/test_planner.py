@@ -127,7 +127,7 @@ def spleen_like(make_fingerprint: MakeFingerprint) -> Fingerprint:
 def test_every_planned_field_has_its_reason(spleen_like: Fingerprint) -> None:
     plan = make_plan(spleen_like)
     given_fields = {"dataset", "channels", "labels", "ignore_label", "spatial_dims", "intensity", "why", "version"}
-    given_fields |= {"norm", "negative_slope"}  # the network's, not planned
+    given_fields |= {"norm", "negative_slope", "res_block", "label_closing"}  # keys of a training, not planned
     assert set(Plan.__dataclass_fields__) - given_fields == set(plan.why)
     assert "spacing 5 > 3 x 0.8" in plan.why["spacing"]
     assert "560 M for 8 GB" in plan.why["patch_size"]
@@ -263,3 +263,19 @@ def test_any_dataset_gives_a_plan_that_survives_json(
     assert plan.mirror_axes == tuple(range(spatial_dims))
     if spatial_dims == 3:
         assert plan.spacing[0] == max(plan.spacing)
+
+
+def test_images_are_sliced_across_their_single_plane(make_fingerprint: MakeFingerprint) -> None:
+    """The coarsest axis of an image with a pixel size of 4 mm would be one within the image."""
+    images = make_fingerprint([(1, 60, 80)] * 4, [(1.0, 4.0, 4.0)] * 4)
+    plan = make_plan(images, spatial_dims=2, slice_axis=-1)
+    assert plan.slice_axis == 0
+    assert plan.median_shape == (60, 80)
+
+
+def test_cases_may_keep_their_spacing(make_fingerprint: MakeFingerprint) -> None:
+    fingerprint = make_fingerprint([(40, 60, 80)] * 4, [(2.0, 1.0, 1.0)] * 4)
+    assert make_plan(fingerprint).resample
+    kept = make_plan(fingerprint, resample=False)
+    assert not kept.resample
+    assert "own spacing" in kept.why["resample"]

@@ -175,3 +175,28 @@ def test_prediction_of_another_shape(make_plan: MakePlan, tools: SimpleNamespace
 def test_placement_survives_json() -> None:
     placement = Placement((9, 8, 7), ((1, 9), (0, 8), (2, 5)), (8, 8, 3))
     assert Placement.from_dict(json.loads(json.dumps(placement.to_dict()))) == placement
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("resample", [True, False])
+def test_stack_of_slices_goes_and_comes_back(
+    make_plan: MakePlan, tools: SimpleNamespace, slice_axis: int, resample: bool
+) -> None:
+    """The axis across the slices comes first and is never resampled; `resample` decides about the other two."""
+    shape, spacing = (18, 20, 25), (1.5, 1.0, 0.8)
+    image, label = tools.ball_case(shape)
+    geometry = tools.grid(shape, spacing)
+    flat = {"spatial_dims": 2, "axes": (0, 1), "spacing": (0.5, 0.5), "patch_size": (16, 16), "crop": "none"}
+    levels = {"strides": ((1, 1), (2, 2)), "kernels": ((3, 3), (3, 3))}
+    plan = make_plan(**flat, **levels, slice_axis=slice_axis, resample=resample)
+    plan.check()
+    stored, stored_label, placement = preprocess(image, geometry, plan, label)
+    within = [a for a in range(3) if a != slice_axis]
+    factors = [spacing[a] / 0.5 if resample else 1 for a in within]
+    assert stored.shape[1] == shape[slice_axis]
+    assert stored.shape[2:] == tuple(round(shape[a] * f) for a, f in zip(within, factors, strict=True))
+    assert needs_resampling(placement, geometry, plan) == resample
+    assert stored_label is not None
+    restored = restore_labels(one_hot(stored_label), placement, geometry, plan)
+    assert restored.shape == shape
+    assert dice(restored > 0, label > 0) > (0.97 if resample else 0.9999)

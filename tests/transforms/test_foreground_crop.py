@@ -314,3 +314,43 @@ def test_from_json_beside_stock_transforms() -> None:
     out = seed_transforms(chain, 1, 2)(make_sample())
     assert out["image"].shape == (1, 8, 8, 8)
     assert torch.equal(out["image"], seed_transforms(chain, 1, 2)(make_sample())["image"])
+
+
+@pytest.mark.parametrize("mode", ["per_sample", "batch_share"])
+def test_block_of_slices_is_contiguous_and_keeps_its_axis(mode: str) -> None:
+    sample = make_sample((10, 12, 14))
+    transform = RandForegroundCropd(patch_size=(6, 8), slices=4, mode=mode, oversampling=0.0, batch_size=2)
+    for seed in range(10):
+        transform.set_random_state(seed=seed)
+        out = transform(sample)
+        assert out["image"].shape == (1, 4, 6, 8)
+        assert out["label"].shape == (1, 4, 6, 8)
+        window = tuple(slice(s, s + p) for s, p in zip(transform.params["start"], (4, 6, 8), strict=True))
+        assert np.array_equal(out["image"].numpy(), sample["image"][(slice(None), *window)])
+
+
+def test_block_of_slices_longer_than_the_volume_ends_in_empty_slices() -> None:
+    sample = make_sample((3, 12, 14))
+    transform = RandForegroundCropd(patch_size=(12, 14), slices=8, mode="per_sample", oversampling=0.0)
+    transform.set_random_state(seed=0)
+    image = transform(sample)["image"]
+    filled = image.flatten(2).any(2)[0]
+    assert image.shape == (1, 8, 12, 14)
+    assert int(filled.sum()) == 3
+
+
+def test_slices_of_a_block_turn_alike_and_stay_in_their_plane() -> None:
+    sample = make_sample((10, 30, 30))
+    sample["image"] = np.repeat(sample["image"][:, :1], 10, axis=1)  # all slices alike: they must stay so
+    spatial = SpatialDraw(rotation_prob=1, scale_prob=1)
+    transform = RandForegroundCropd(patch_size=(12, 12), slices=4, mode="per_sample", spatial=spatial)
+    transform.set_random_state(seed=3)
+    image = transform(sample)["image"]
+    assert "angles" in transform.params
+    for depth in range(1, 4):
+        torch.testing.assert_close(image[:, depth], image[:, 0])
+
+
+def test_slices_without_a_2d_patch_are_refused() -> None:
+    with pytest.raises(InputError, match="slices"):
+        RandForegroundCropd(patch_size=(8, 8, 8), slices=2)

@@ -1,0 +1,221 @@
+"""Every key of the nnU-Net bundle changes what it says: in the component it reaches, or in the test that is named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from bundle_commands import NNUNET
+from monai_ext.datasets.folds import make_folds
+from monai_ext.engines.config_keys import load_key_specs
+from monai_ext.engines.preparation import prepare_part
+
+Check = Callable[[ConfigParser], bool]
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def configured(shared_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ConfigParser]:
+    monkeypatch.chdir(tmp_path)
+
+    def configure(**overrides: Any) -> ConfigParser:
+        files = [str(NNUNET / name) for name in ("train.json", "tiny.json")]
+        root = str(NNUNET.parent)  # found by the workflow, which is not the caller here
+        keys = {"bundle_root": root, "store_dir": str(shared_store), "affinity": "disabled", **overrides}
+        workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **keys)
+        workflow.initialize()
+        return workflow.parser
+
+    return configure
+
+
+def part(name: str) -> Callable[[ConfigParser], Any]:
+    return lambda parser: parser.get_parsed_content(name)
+
+
+def plan(p: ConfigParser) -> Any:
+    return part("prepared")(p).plan
+
+
+def fold(p: ConfigParser) -> Any:
+    return part("prepared")(p).fold
+
+
+def handler(name: str) -> Callable[[ConfigParser], Any]:
+    return lambda p: next(h for h in part("train#handlers")(p) if type(h).__name__ == name)
+
+
+def group(p: ConfigParser) -> dict[str, Any]:
+    return part("optimizer_def")(p).param_groups[0]
+
+
+def modules(p: ConfigParser) -> set[str]:
+    return {type(module).__name__ for module in part("network")(p).modules()}
+
+
+SLICES = {"spatial_dims": 2, "patch_size": [16, 16], "batch_size": 4}
+# key -> what is set, and what is true of the components then and not without it
+CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
+    "log_file": ({"log_file": "other.jsonl"}, lambda p: str(part("train#progress")(p).log_file) == "other.jsonl"),
+    "fold": (
+        {"fold": 1},
+        lambda p: fold(p).val == make_folds([c.name for c in part("source")(p).dataset.training])[1].val,
+    ),
+    "nfolds": ({"nfolds": 10}, lambda p: len(fold(p).val) == 2),
+    "seed": ({"seed": 7}, lambda p: part("train#dataset")(p).seed == part("train#sampler")(p).seed == 7),
+    "amp": ({"amp": False}, lambda p: not part("train#inferer")(p).enabled),
+    "compile": ({"compile": True}, lambda p: part("train#trainer")(p).compile),
+    "channels_last": (
+        {"channels_last": True},
+        lambda p: any(
+            w.ndim == 5 and w.shape[1] > 1 and w.shape[2] > 1 and w.is_contiguous(memory_format=torch.channels_last_3d)
+            for w in part("network")(p).parameters()
+        ),
+    ),
+    "spatial_dims": (SLICES, lambda p: "Conv2d" in modules(p) and "Conv3d" not in modules(p)),
+    "slice_axis": ({**SLICES, "slice_axis": 2}, lambda p: plan(p).slice_axis == 2),
+    "nvol": (
+        {**SLICES, "nvol": 2},
+        lambda p: (
+            next(iter(part("train#dataloader")(p)))["image"].shape == (4, 1, 16, 16)
+            and part("train#crop")(p).slices == 2
+        ),
+    ),
+    "base_features": ({"base_features": 6}, lambda p: plan(p).features[0] == 6),
+    "spacing": ({"spacing": [2.0, 2.0, 2.0]}, lambda p: plan(p).spacing == (2.0, 2.0, 2.0)),
+    "resample": ({"resample": False}, lambda p: not plan(p).resample),
+    "crop": ({"crop": "none"}, lambda p: plan(p).crop == "none"),
+    "dilation": ({"dilation": True}, lambda p: plan(p).label_closing),
+    "patch_size": ({"patch_size": [24, 16, 16]}, lambda p: sorted(plan(p).patch_size) == [16, 16, 24]),
+    "batch_size": ({"batch_size": 3}, lambda p: next(iter(part("train#dataloader")(p)))["image"].shape[0] == 3),
+    "norm": ({"norm": "batch"}, lambda p: "BatchNorm3d" in modules(p)),
+    "negative_slope": (
+        {"negative_slope": 0.2},
+        lambda p: any(getattr(m, "negative_slope", 0) == 0.2 for m in part("network")(p).modules()),
+    ),
+    "res_block": ({"res_block": True}, lambda p: "ResidualBlock" in modules(p)),
+    "deep_supervision": ({"deep_supervision": False}, lambda p: not part("network")(p).deep_supervision),
+    "max_epochs": ({"max_epochs": 9}, lambda p: part("train#trainer")(p).state.max_epochs == 9),
+    "min_epochs": ({"min_epochs": 1}, lambda p: part("validate#schedule")(p).min_epochs == 1),
+    "max_minutes": ({"max_minutes": 3}, lambda p: part("budget")(p).max_minutes == 3),
+    "epoch_length": ({"epoch_length": 5}, lambda p: part("train#trainer")(p).state.epoch_length == 5),
+    "val_interval": ({"val_interval": 4}, lambda p: part("validate#schedule")(p).interval == 4),
+    "val_start_epoch": (
+        {"val_start_epoch": 3, "max_epochs": 4},
+        lambda p: part("validate#schedule")(p).start_epoch == 3,
+    ),
+    "patience": ({"patience": 6}, lambda p: part("validate#schedule")(p).patience == 6),
+    "optimizer": ({"optimizer": "radam"}, lambda p: type(part("optimizer_def")(p)).__name__ == "RAdam"),
+    "learning_rate": ({"learning_rate": 0.5}, lambda p: part("lr_scheduler_def")(p).peaks == [0.5]),
+    "weight_decay": ({"weight_decay": 0.5}, lambda p: group(p)["weight_decay"] == 0.5),
+    "momentum": ({"optimizer": "sgd", "momentum": 0.5}, lambda p: group(p).get("momentum") == 0.5),
+    "nesterov": ({"optimizer": "sgd", "nesterov": False}, lambda p: group(p).get("nesterov") is False),
+    "scheduler": ({"scheduler": "poly"}, lambda p: part("lr_scheduler_def")(p).kind == "poly"),
+    "warmup": ({"warmup": 0.5}, lambda p: part("lr_scheduler_def")(p).scale(0.25) == 0.5),
+    "lr_factor": ({"lr_factor": 0.5}, lambda p: part("lr_scheduler_def")(p).factor == 0.5),
+    "lr_steps": ({"lr_steps": [0.1]}, lambda p: part("lr_scheduler_def")(p).milestones == (0.1,)),
+    "lr_patience": ({"lr_patience": 3}, lambda p: part("lr_scheduler_def")(p).patience == 3),
+    "grad_clip": ({"grad_clip": 3}, lambda p: handler("GradientClip")(p).max_norm == 3),
+    "ema_decay": ({"ema_decay": 0.5}, lambda p: part("average")(p).decay == 0.5),
+    "class_weights": ({"class_weights": [1, 2, 3]}, lambda p: part("loss")(p).loss.class_weights is not None),
+    "focal": ({"focal": True}, lambda p: part("loss")(p).loss.focal_gamma == 2),
+    "batch_dice": ({"batch_dice": True}, lambda p: part("loss")(p).loss.batch_dice is True),
+    "oversampling": ({"oversampling": 1.0}, lambda p: part("train#crop")(p).oversampling == 1),
+    "crop_mode": ({"crop_mode": "per_sample"}, lambda p: part("train#crop")(p).mode == "per_sample"),
+    "mirror": ({"mirror": 0.5}, lambda p: any(type(t).__name__ == "RandMirrord" for t in _chain(p))),
+    "overlap": ({"overlap": 0.25}, lambda p: part("validate#inferer")(p).overlap == 0.25),
+    "blend": ({"blend": "constant"}, lambda p: part("validate#inferer")(p).blend == "constant"),
+    "sw_batch_size": ({"sw_batch_size": 7}, lambda p: part("validate#inferer")(p).sw_batch_size == 7),
+    "tta": ({"tta": True, "mirror": 0.5}, lambda p: part("validate#inferer")(p).mirror_axes == (0, 1, 2)),
+    "num_workers": ({"num_workers": 1}, lambda p: part("train#dataloader")(p).num_workers == 1),
+    "log_interval": ({"log_interval": 3}, lambda p: part("train#progress")(p).log_interval == 3),
+}
+# keys whose effect shows only when a command runs, or needs data of its own
+ELSEWHERE = {
+    "dataset_dir": "bundles/test_nnunet_slices.py::test_images_are_trained_evaluated_and_predicted",
+    "output_dir": "bundles/test_nnunet_training.py::test_same_seed_same_training_whatever_the_workers",
+    "store_dir": "engines/test_preparation.py::test_second_run_does_nothing",
+    "input": "bundles/test_nnunet_prediction.py::test_inference_needs_only_model_and_plan",
+    "ckpt_path": "bundles/test_nnunet_prediction.py::test_inference_needs_only_model_and_plan",
+    "resume": "bundles/test_nnunet_training.py::test_stopped_training_goes_on_as_if_it_had_not_stopped",
+    "overwrite": "engines/test_preparation.py::test_overwritten_training_is_set_aside",
+    "fold_seed": "datasets/test_folds.py::test_seed_changes_the_split",
+    "group_by": "datasets/test_folds.py::test_groups_are_read_from_a_table",
+    "splits_file": "datasets/test_folds.py::test_file_of_splits_wins",
+    "cv_folds": "bundles/test_nnunet_cross_validation.py::test_mistakes_are_told_before_any_fold_starts",
+    "device": "bundles/test_nnunet_keys.py::test_device_that_does_not_exist_is_refused",
+    "affinity": "cpu_affinity/test_pinning.py::test_real_processes_and_their_loader_workers_are_pinned",
+    "amp_dtype": "bundles/test_nnunet_keys.py::test_type_of_mixed_precision_reaches_the_engines",
+    "data2d_dim": "bundles/test_nnunet_slices.py::test_images_need_a_2d_network_and_one_size",
+    "mixed_sizes": "bundles/test_nnunet_slices.py::test_images_need_a_2d_network_and_one_size",
+    "task": "engines/test_preparation.py::test_named_plan_of_a_published_task",
+    "plan_file": "bundles/test_nnunet_prediction.py::test_network_options_travel_with_the_plan",
+    "memory_gb": "planning/test_planner.py::test_memory_and_width_shrink_the_patch",
+    "sync_bn": "networks/test_sync_batch_norm.py",
+    "save_preds": "bundles/test_nnunet_cross_validation.py::test_evaluation_decides_and_inference_applies",
+    "pred_format": "engines/test_prediction_outputs.py::test_arrays_hold_probabilities_in_canonical_axes",
+    "postprocess": "bundles/test_nnunet_cross_validation.py::test_evaluation_decides_and_inference_applies",
+    "probabilities": "engines/test_prediction_outputs.py::test_probabilities_count_too",
+    "tolerance_mm": "bundles/test_nnunet_keys.py::test_tolerance_reaches_the_report",
+    "part": "bundles/test_nnunet_keys.py::test_parts_are_prepared",
+}
+
+
+def _chain(parser: ConfigParser) -> list[Any]:
+    return list(part("train#preprocessing")(parser).transforms)
+
+
+@pytest.mark.parametrize("key", sorted(CHANGES))
+def test_key_changes_what_it_says(key: str, configured: Callable[..., ConfigParser]) -> None:
+    overrides, holds = CHANGES[key]
+    assert holds(configured(**overrides))
+    without = {k: v for k, v in overrides.items() if k != key}
+    if key == "spatial_dims":
+        without["patch_size"] = [16, 16, 16]
+    assert not holds(configured(**without, output_dir="default"))
+
+
+def test_every_key_is_shown_to_work() -> None:
+    specs = load_key_specs(NNUNET / "keys.json")
+    assert set(CHANGES) | set(ELSEWHERE) == set(specs)
+    assert not set(CHANGES) & set(ELSEWHERE)
+    for key, place in ELSEWHERE.items():
+        file, _, test = place.partition("::")
+        text = (Path(__file__).parents[1] / file).read_text()
+        assert re.search(rf"^def {test}\(" if test else r"^def test_", text, re.MULTILINE), f"{key}: {place}"
+
+
+def test_device_that_does_not_exist_is_refused(configured: Callable[..., ConfigParser]) -> None:
+    parser = configured(device="cuda:77", amp=False, batch_size=2, base_features=4)
+    with pytest.raises(Exception, match=r"cuda:77|evaluate"):
+        parser.get_parsed_content("training#0")
+
+
+def test_type_of_mixed_precision_reaches_the_engines(configured: Callable[..., ConfigParser]) -> None:
+    parser = configured(amp_dtype="float16")
+    for engine in ("train#trainer", "validate#evaluator"):
+        assert parser.get_parsed_content(engine).amp_kwargs["dtype"] is torch.float16
+
+
+def test_tolerance_reaches_the_report(configured: Callable[..., ConfigParser]) -> None:
+    assert configured(tolerance_mm=3.5).get_parsed_content("evaluate#outputs#tolerance_mm") == 3.5
+
+
+@pytest.mark.parametrize(("name", "number"), [("training", 20), ("val", 4), ("test", 2)])
+def test_parts_are_prepared(configured: Callable[..., ConfigParser], name: str, number: int) -> None:
+    parser = configured(part=name)
+    preparation = parser.get_parsed_content("preprocessing#1")
+    assert preparation is None  # it prints the folder
+    store = prepare_part(part("prepared")(parser), str(parser["store_dir"]), name)
+    assert len(store.names) == number
+    assert all((store.load(case).label is None) == (name == "test") for case in store.names)
