@@ -36,6 +36,17 @@ class Commands:
 
         append_row(Path(results), result_row(Path(run), command))
 
+    def compare(self, a: str, b: str, names: tuple[str, str] = ("A", "B")) -> None:
+        """Compare two evaluations of the same cases, case by case: means, 95 % interval, Wilcoxon test.
+
+        Args:
+            a, b: folder `evaluation` of a run, or its metrics.json.
+            names: what the table calls them.
+        """
+        from monai_ext.evaluation.paired_comparison import compare, format_comparison
+
+        print(format_comparison(compare(Path(a), Path(b)), names))
+
     def curve(self, run: str, name: str, curves: str, picture: str = "", title: str = "") -> None:
         """Put the validation Dice of a training into a file of curves, and draw it.
 

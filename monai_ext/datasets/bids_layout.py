@@ -83,7 +83,7 @@ def plan_bids(
         suffix = f"*_{label_suffix}" if label_suffix else "*_dseg, *_seg or *_label-*_mask"
         problems.add("derivatives", f"no label map {suffix}.nii.gz is there", "name them with --label_suffix")
     values, _ = list_values(masks, problems)
-    known = _class_names(folder, problems)
+    known = {} if names else _class_names(folder, problems)
     if not known:
         known = _name_of_mask(masks)
     if values:

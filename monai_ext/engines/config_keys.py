@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from monai_ext.engines.key_contradictions import DEFAULTS, check_contradictions
@@ -94,6 +95,11 @@ def unknown_keys(config: dict[str, Any], base: dict[str, Any]) -> list[str]:
     return unknown
 
 
+def _same_expression(merged: str, own: Any) -> bool:
+    """Whether an expression is the bundle's own; MONAI writes `train#samples` as `train::samples` when it merges."""
+    return isinstance(own, str) and merged == ReferenceResolver.normalize_id(own)
+
+
 def nearest_names(name: str, known: list[str]) -> list[str]:
     """Up to three known names that resemble `name`, best first."""
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -133,7 +139,7 @@ def check_config(base_file: str) -> None:
         if name not in config:
             continue
         raw = config[name]
-        if isinstance(raw, str) and raw.startswith("$") and raw == base.get(name):
+        if isinstance(raw, str) and raw.startswith("$") and _same_expression(raw, base.get(name)):
             continue  # the bundle's own expression; evaluating it here could start work
         wrong = spec.mismatch(workflow.parser.get_parsed_content(name))
         if wrong:

@@ -12,6 +12,7 @@ from torch import nn
 from monai_ext.planning.plan import Plan
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+UP_INITS = ("pytorch", "kaiming")
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM: dict[str, Callable[[int, int], nn.Module]] = {
     "instance": lambda dims, c: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](c, affine=True),
@@ -122,8 +123,11 @@ class PlanUNet(nn.Module):
         negative_slope: of the LeakyReLU.
         res_block: residual blocks in the encoder and the bottleneck.
 
+        up_init: start of the transposed convolutions: `pytorch` (NVIDIA 2021) or `kaiming` (nnU-Net v2).
+
     Where MONAI's `DynUNet` describes the same layers, parameters and outputs are the same. Initialisation: Kaiming
-    normal (fan-in) for every convolution, PyTorch's default for the transposed ones, zero biases in the heads.
+    normal (fan-in) for every convolution, zero biases in the heads. PyTorch's default for the transposed ones has a
+    sixth of the Kaiming variance: what comes from below then starts weaker than the skip beside it.
     """
 
     __constants__ = ["deep_supervision"]  # noqa: RUF012 - TorchScript's spelling; it prunes the unused return type
@@ -140,8 +144,11 @@ class PlanUNet(nn.Module):
         norm: str = "instance",
         negative_slope: float = 0.01,
         res_block: bool = False,
+        up_init: str = "pytorch",
     ) -> None:
         super().__init__()
+        if up_init not in UP_INITS:
+            raise ValueError(f"up_init must be one of {UP_INITS}, got {up_init!r}")
         if norm not in NORM:
             raise ValueError(f"norm must be one of {sorted(NORM)}, got {norm!r}")
         if not len(strides) == len(kernels) == len(features):
@@ -162,11 +169,12 @@ class PlanUNet(nn.Module):
         supervised = max(1, len(features) - 2) if deep_supervision else 1
         self.heads = nn.ModuleList(CONV[dims](features[i], out_channels, 1) for i in range(supervised))
         self.register_load_state_dict_pre_hook(_drop_unused_heads)
-        self._initialise(negative_slope)
+        self._initialise(negative_slope, up_init)
 
-    def _initialise(self, negative_slope: float) -> None:
+    def _initialise(self, negative_slope: float, up_init: str) -> None:
+        up = (nn.ConvTranspose2d, nn.ConvTranspose3d) if up_init == "kaiming" else ()
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
+            if isinstance(module, (nn.Conv2d, nn.Conv3d, *up)):
                 nn.init.kaiming_normal_(module.weight, a=negative_slope)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -195,7 +203,7 @@ class PlanUNet(nn.Module):
         return self.heads[0](x)
 
 
-def network_from_plan(plan: Plan, deep_supervision: bool = False) -> PlanUNet:
+def network_from_plan(plan: Plan, deep_supervision: bool = False, up_init: str = "pytorch") -> PlanUNet:
     """Build the network that `plan` describes."""
     return PlanUNet(
         spatial_dims=plan.spatial_dims,
@@ -208,4 +216,5 @@ def network_from_plan(plan: Plan, deep_supervision: bool = False) -> PlanUNet:
         norm=plan.norm,
         negative_slope=plan.negative_slope,
         res_block=plan.res_block,
+        up_init=up_init,
     )

@@ -43,6 +43,7 @@ def test_training_and_inference_agree() -> None:
     train, infer = dict(TRAIN["network_def"]), dict(INFERENCE["network_def"])
     assert train.pop("deep_supervision") == "@deep_supervision"
     assert infer.pop("deep_supervision") is False
+    assert train.pop("up_init") == "@up_init"  # loaded weights replace it
     assert train == infer
     shared = ("overlap", "blend", "amp", "amp_dtype", "device", "tta")
     assert {k: TRAIN[k] for k in shared} == {k: INFERENCE[k] for k in shared}

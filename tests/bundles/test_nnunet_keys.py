@@ -105,10 +105,13 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     ),
     "res_block": ({"res_block": True}, lambda p: "ResidualBlock" in modules(p)),
     "deep_supervision": ({"deep_supervision": False}, lambda p: not part("network")(p).deep_supervision),
+    "up_init": ({"up_init": "kaiming"}, lambda p: _spread(part("network")(p).decoder[0].up.weight) > 1),
     "max_epochs": ({"max_epochs": 9}, lambda p: part("train#trainer")(p).state.max_epochs == 9),
     "min_epochs": ({"min_epochs": 1}, lambda p: part("validate#schedule")(p).min_epochs == 1),
     "max_minutes": ({"max_minutes": 3}, lambda p: part("budget")(p).max_minutes == 3),
     "epoch_length": ({"epoch_length": 5}, lambda p: part("train#trainer")(p).state.epoch_length == 5),
+    "train_batches": ({"train_batches": 1}, lambda p: part("train#trainer")(p).state.epoch_length == 1),
+    "test_batches": ({"test_batches": 1}, lambda p: len(part("validate#dataset")(p)) == 1),
     "val_interval": ({"val_interval": 4}, lambda p: part("validate#schedule")(p).interval == 4),
     "val_start_epoch": (
         {"val_start_epoch": 3, "max_epochs": 4},
@@ -173,6 +176,11 @@ ELSEWHERE = {
 
 def _chain(parser: ConfigParser) -> list[Any]:
     return list(part("train#preprocessing")(parser).transforms)
+
+
+def _spread(weight: torch.Tensor) -> float:
+    """Standard deviation of a transposed convolution times the root of its fan-in: 1.41 for Kaiming, 0.58 else."""
+    return float(weight.detach().std()) * weight[0].numel() ** 0.5
 
 
 @pytest.mark.parametrize("key", sorted(CHANGES))

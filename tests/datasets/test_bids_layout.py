@@ -46,7 +46,7 @@ def message_of(folder: Path, **options: object) -> str:
 def test_sessions_become_cases(bids: Path, tmp_path: Path) -> None:
     assert is_bids(bids)
     plan = plan_bids(bids, suffixes=("FLAIR", "T1w"))
-    dataset, reports, warnings = write_dataset(plan, tmp_path / "new")
+    dataset, reports, _ = write_dataset(plan, tmp_path / "new")
     assert [case.name for case in dataset.training] == ["sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1", "sub-03"]
     assert [case.name for case in dataset.test] == ["sub-02_ses-2"]
     assert dataset.channels == ("FLAIR", "T1w")
@@ -129,7 +129,8 @@ def test_label_suffix_and_masks_named_by_their_label(bids: Path, write_nifti: Wr
 
 def test_tables_that_disagree_and_labels_beside_images(bids: Path, write_nifti: Writer) -> None:
     (bids / "dseg.tsv").write_text("index\tname\n17\tother\n")
-    assert "calls 17 'left', another table calls it 'other'" in message_of(bids, suffixes=("T1w",))
+    assert "calls 17 'other', another table calls it 'left'" in message_of(bids, suffixes=("T1w",))
+    assert plan_bids(bids, suffixes=("T1w",), names=("no", "l", "r")).labels == {"no": 0, "l": 1, "r": 2}
     (bids / "dseg.tsv").write_text("value\tname\n17\tother\n")
     assert "needs columns index (integers) and name" in message_of(bids, suffixes=("T1w",))
     (bids / "dseg.tsv").unlink()

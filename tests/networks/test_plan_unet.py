@@ -199,3 +199,17 @@ def test_plan_decides_norm_and_slope() -> None:
 def test_unknown_norm_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch.*group.*instance.*'layer'"):
         PlanUNet(*SMALL, norm="layer")
+
+
+@pytest.mark.parametrize(("up_init", "variance"), [("pytorch", 1 / (3 * 64 * 8)), ("kaiming", 2 / (64 * 8))])
+def test_transposed_convolutions_start_as_asked(up_init: str, variance: float) -> None:
+    """Fan-in of a transposed convolution [128, 64, 2, 2, 2] in PyTorch is 64 x 8."""
+    torch.manual_seed(0)
+    levels = {"strides": [(1,) * 3, (2,) * 3], "kernels": [(3,) * 3] * 2, "features": [64, 128]}
+    weight = PlanUNet(3, 1, 2, **levels, up_init=up_init).decoder[0].up.weight
+    assert float(weight.detach().var()) == pytest.approx(variance, rel=0.05)  # 65536 values: 2 sigma are 1 %
+
+
+def test_unknown_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="up_init"):
+        PlanUNet(3, 1, 2, [(1,) * 3], [(3,) * 3], [4], up_init="zeros")
