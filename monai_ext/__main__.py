@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from monai_ext.benchmark.commands import BenchmarkCommands
+from monai_ext.datasets.dataset_commands import DatasetCommands
 from monai_ext.errors import InputError
 
 
 class Commands:
     """Commands beside the bundles."""
+
+    dataset = DatasetCommands()
+    benchmark = BenchmarkCommands()
 
     def environment(self) -> None:
         """Print what a bug report needs: versions and device."""

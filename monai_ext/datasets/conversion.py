@@ -19,7 +19,7 @@ from monai_ext.datasets.file_names import image_ending
 from monai_ext.datasets.image_files import geometry_difference, read_image, write_label_map, write_probabilities
 from monai_ext.datasets.itk_files import TIFF_ENDINGS, has_alpha, read_with_itk
 from monai_ext.datasets.msd import read_msd
-from monai_ext.datasets.png_labels import is_picture, write_png_labels
+from monai_ext.datasets.png_labels import write_png_labels
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
 
@@ -156,26 +156,30 @@ def _write_image(case: Case, folder: Path, plan: ConversionPlan) -> Path:
         write_probabilities(path, image, geometry)
         return path
     wanted = COLOURS[plan.colour]
-    known = bool(ending) and not (is_picture(first) and has_alpha(first))
+    known = bool(ending) and not (ending == ".png" and has_alpha(first))
     if known and not wanted:
         return link_or_copy(first, folder / f"{case.name}{ending}")
     image, geometry = _read_any(first)
     if known and image.shape[0] == wanted:
         return link_or_copy(first, folder / f"{case.name}{ending}")
+    whole = bool((image == np.rint(image)).all())
     if wanted == 1 and image.shape[0] == 3:
         image = np.tensordot(np.array(LUMA, np.float32), image, axes=1)[None]
+        image = np.rint(image) if whole else image
     elif wanted == 3 and image.shape[0] == 1:
         image = np.repeat(image, 3, axis=0)
     elif wanted not in (0, image.shape[0]):
         raise InputError(
             f"{first}: has {image.shape[0]} channels, --colour {plan.colour} takes 1 or 3. Cure: leave --colour away"
         )
-    if len(geometry.file_shape) != 2:
+    # PNG holds one size of pixel, 8 bits a colour and 16 bits a grey value
+    fits = image.shape[0] in (1, 3) and image.min() >= 0 and image.max() < (256 if image.shape[0] == 3 else 2**16)
+    if whole and fits and len(geometry.file_shape) == 2 and geometry.spacing == (1.0, 1.0, 1.0):
+        path = folder / f"{case.name}.png"
+        _write_png(path, geometry.to_file(np.moveaxis(image, 0, -1)))
+    else:
         path = folder / f"{case.name}.nii.gz"
         write_probabilities(path, image, geometry)
-        return path
-    path = folder / f"{case.name}.png"
-    _write_png(path, np.rint(geometry.to_file(np.moveaxis(image, 0, -1))), first)
     return path
 
 
@@ -193,18 +197,11 @@ def _read_any(path: Path) -> tuple[np.ndarray, Any]:
     return np.moveaxis(geometry.to_canonical(stored), -1, 0).astype(np.float32), geometry
 
 
-def _write_png(path: Path, stored: np.ndarray, source: Path) -> None:
+def _write_png(path: Path, stored: np.ndarray) -> None:
     """Write `[x, y, C]` with one or three channels."""
     from PIL import Image
 
-    colours = stored.shape[-1] == 3
-    top = 255 if colours else 65535
-    if stored.shape[-1] not in (1, 3) or stored.min() < 0 or stored.max() > top:
-        raise InputError(
-            f"{source}: {stored.shape[-1]} channels with values {stored.min():g} to {stored.max():g} cannot be saved "
-            "as PNG (8 bit colours, 16 bit grey). Cure: convert it to 8 bit first"
-        )
-    pixels = np.swapaxes(stored if colours else stored[..., 0], 0, 1)
+    pixels = np.swapaxes(stored if stored.shape[-1] == 3 else stored[..., 0], 0, 1)
     Image.fromarray(np.ascontiguousarray(pixels, np.uint8 if pixels.max() < 256 else np.uint16)).save(path)
 
 

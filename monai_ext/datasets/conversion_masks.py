@@ -15,7 +15,9 @@ from monai_ext.datasets.image_files import read_image, read_label
 from monai_ext.datasets.itk_files import picture_channels
 from monai_ext.errors import InputError, Problems
 
-MOST_CLASSES = 64  # more values than that are objects numbered one by one, or grey values of a resized mask
+# without names, more classes than these are taken for grey values of a resized mask, and fewer for numbered objects
+# if every mask holds 1, 2, ... to a number of its own
+MOST_CLASSES, MOST_NUMBERED = 64, 8
 LISTED_VALUES = 12
 
 
@@ -151,7 +153,7 @@ def choose_classes(
         problems.add("--background", f"no mask holds the value {background}", f"choose one of {_listed(counts)}")
     elif background is not None:
         values = [background, *(value for value in values if value != background)]
-    _check_values(found, values, problems)
+    _check_values(found, values, problems, named=len(names) == len(values) or keep)
     if names and len(names) != len(values):
         what = f"{len(names)} names are given ({', '.join(names)}), masks hold {len(values)} values: {_listed(values)}"
         problems.add("--labels", what, "one name per value, in this order; or --above 0 for objects against background")
@@ -163,16 +165,27 @@ def choose_classes(
     return ClassValues(classes, colour_files=colour_files), {name: index for index, name in enumerate(chosen)}
 
 
-def _check_values(found: Mapping[Path, tuple[int, ...]], values: Sequence[int], problems: Problems) -> None:
+def _check_values(
+    found: Mapping[Path, tuple[int, ...]], values: Sequence[int], problems: Problems, named: bool
+) -> None:
     if found and len(values) < 2:
         problems.add("masks", f"hold one value only: {_listed(values)}", "give masks that mark something")
-    if len(values) > MOST_CLASSES:
+    if not named and (len(values) > MOST_CLASSES or _are_numbered_objects(found)):
         most = max(found, key=lambda path: len(found[path]))
         problems.add(
             "masks",
             f"hold {len(values)} values ({_listed(values)}; most of them, {len(found[most])}, in {most.name})",
-            "numbered objects become one class with --above 0; masks resized with smoothing with --above 127",
+            "numbered objects become one class with --above 0, masks resized with smoothing with --above 127; "
+            "if they are classes, name them all with --labels",
         )
+
+
+def _are_numbered_objects(found: Mapping[Path, tuple[int, ...]]) -> bool:
+    """Every mask holds 1, 2, ... to the number of its objects, which differs between masks."""
+    objects = [[value for value in values if value] for values in found.values()]
+    consecutive = all(values == list(range(1, len(values) + 1)) for values in objects)
+    highest = {len(values) for values in objects}
+    return consecutive and max(highest, default=0) > MOST_NUMBERED and len(highest) > 1
 
 
 def _name(index: int, value: int, values: Sequence[int], known: Mapping[int, str]) -> str:

@@ -98,6 +98,10 @@ class DatasetCommands:
             "colour": str(colour),
         }
         _refuse_unknown(unknown, ("layout", "num_workers", *options))
+        for name in ("above", "background"):
+            value = options[name]
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"--{name} {value}: must be a whole number. Cure: a value that the masks hold")
         from monai_ext.datasets.conversion import require_free_target, write_dataset
 
         folder, new = Path(str(source)), Path(str(target))
@@ -130,8 +134,7 @@ def plan_conversion(folder: Path, layout: str, options: dict[str, Any]) -> Conve
             f"{folder}: no layout recognised, neither nnunet (dataset.json, imagesTr), nor bids (sub-*), nor folders "
             "(images and masks, or NAME.png and NAME_mask.png). Cure: --images NAME --masks NAME, or --layout"
         )
-    unset = (None, "", (), False)
-    useless = [name for name, value in options.items() if value not in unset and name not in used[layout]]
+    useless = [name for name, value in options.items() if _is_given(value) and name not in used[layout]]
     if useless:
         allowed = ", ".join(f"--{name}" for name in used[layout]) or "none"
         raise InputError(
@@ -204,6 +207,10 @@ def _detected(folder: Path) -> str:
 
     tests = {"nnunet": is_nnunet, "bids": is_bids, "folders": is_image_folder}
     return next((layout for layout, fits in tests.items() if fits(folder)), "")
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False and value not in ("", ())
 
 
 def _words(value: Any) -> tuple[str, ...]:

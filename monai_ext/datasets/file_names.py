@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".tiff", ".tif", ".png")
+ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".tiff", ".tif", ".png", ".jpg", ".jpeg", ".bmp")
 IMAGE_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
 CHANNEL_NUMBER = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 

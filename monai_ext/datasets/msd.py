@@ -238,9 +238,10 @@ def _is_channel_of(folder: Path, label: str | None, image_name: str) -> bool:
     return channel == 0 and label is not None and name_without_ending(Path(label)) == case
 
 
-def _checked_file(folder: Path, text: str, problems: Problems) -> Path:
+def _checked_file(folder: Path, text: str, problems: Problems, listed: bool = True) -> Path:
+    """A file of a list must lie in the folder; one that was found there may be a link to elsewhere."""
     path = folder / text
-    if Path(text).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    if listed and (Path(text).is_absolute() or not path.resolve().is_relative_to(folder.resolve())):
         problems.add(text, "leaves the dataset folder", "copy the file into the folder and list it relative to that")
     elif not path.exists():
         siblings = [p.name for p in path.parent.iterdir() if not is_hidden(p)] if path.parent.is_dir() else []
@@ -277,7 +278,7 @@ def _find_cases(
         if labels is not None:
             first = files[min(files)]
             label = folder / labels / f"{name}{ending or image_ending(first)}"
-            _checked_file(folder, f"{labels}/{label.name}", problems)
+            _checked_file(folder, f"{labels}/{label.name}", problems, listed=False)
         cases.append(Case(name, tuple(files[c] for c in sorted(files)), label))
     if required and len(cases) < 2:
         wanted = f"*_0000{ending or '.nii.gz'}"

@@ -11,7 +11,7 @@ from monai_ext.datasets.file_names import image_ending
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.errors import InputError
 
-PICTURE_ENDINGS = (".png", ".tif", ".tiff")
+PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 
 
 def is_picture(path: Path) -> bool:

@@ -172,12 +172,13 @@ class PlanUNet(nn.Module):
         self._initialise(negative_slope, up_init)
 
     def _initialise(self, negative_slope: float, up_init: str) -> None:
-        up = (nn.ConvTranspose2d, nn.ConvTranspose3d) if up_init == "kaiming" else ()
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d, *up)):
-                nn.init.kaiming_normal_(module.weight, a=negative_slope)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        convolutions: list[Any] = [m for m in self.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+        if up_init == "kaiming":
+            convolutions += [m for m in self.modules() if isinstance(m, nn.ConvTranspose2d | nn.ConvTranspose3d)]
+        for module in convolutions:
+            nn.init.kaiming_normal_(module.weight, a=negative_slope)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor):  # no return annotation: TorchScript infers Tensor or List[Tensor]
         """Map `[B, C, *S]` to logits.

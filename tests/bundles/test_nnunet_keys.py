@@ -170,6 +170,10 @@ ELSEWHERE = {
     "postprocess": "bundles/test_nnunet_cross_validation.py::test_evaluation_decides_and_inference_applies",
     "probabilities": "engines/test_prediction_outputs.py::test_probabilities_count_too",
     "tolerance_mm": "bundles/test_nnunet_keys.py::test_tolerance_reaches_the_report",
+    "profile": "bundles/test_nnunet_benchmark.py::test_profile_writes_a_trace_beside_the_curves",
+    "warmup_steps": "bundles/test_nnunet_benchmark.py::test_benchmarks_time_the_bundle_and_leave_no_model",
+    "bench_batches": "bundles/test_nnunet_benchmark.py::test_benchmarks_time_the_bundle_and_leave_no_model",
+    "results_file": "bundles/test_nnunet_benchmark.py::test_benchmarks_time_the_bundle_and_leave_no_model",
     "part": "bundles/test_nnunet_keys.py::test_parts_are_prepared",
 }
 

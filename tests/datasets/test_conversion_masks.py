@@ -54,6 +54,14 @@ def test_names_from_a_table_keep_values_that_no_mask_holds() -> None:
     assert labels == {"background": 0, "left": 1, "right": 2}
 
 
+def test_numbered_objects_are_no_classes_unless_named() -> None:
+    objects = {Path("a"): tuple(range(12)), Path("b"): tuple(range(6))}
+    with pytest.raises(InputError, match=r"hold 12 values .* 12, in a\).*--above 0"):
+        chosen(objects)
+    assert len(chosen(objects, *(f"part {i}" for i in range(12)))[1]) == 12
+    assert len(chosen({Path("a"): tuple(range(12)), Path("b"): (0, 3, 11)})[1]) == 12  # gaps: classes
+
+
 @pytest.mark.parametrize(
     ("values", "names", "options", "message"),
     [

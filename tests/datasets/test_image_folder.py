@@ -97,7 +97,7 @@ def test_files_beside_each_other_in_folders_of_patients(tmp_path: Path) -> None:
 def test_masks_with_marks_in_a_folder_of_their_own(pictures: Path) -> None:
     (pictures / "masks/a.png").rename(pictures / "masks/a_mask.png")
     (pictures / "masks").rename(pictures / "drawn")
-    assert not is_image_folder(pictures) or "drawn" in message_of(pictures)
+    assert "folders are drawn, images. Cure: give --masks NAME" in message_of(pictures)
     plan = plan_image_folder(pictures, masks="drawn")
     assert plan.cases[0].label == pictures / "drawn/a_mask.png"
 
@@ -149,6 +149,22 @@ def test_pictures_of_one_kind(colour: str, channels: tuple[str, ...], pictures: 
         written = np.asarray(Image.open(case.images[0])).astype(int)
         assert np.abs(written - pixels).max() <= 1  # Pillow rounds the sum of the weights otherwise
     assert "unknown. Cure: choose rgb or grey" in message_of(pictures, colour="green")
+
+
+def test_what_png_cannot_hold_becomes_nifti(tmp_path: Path) -> None:
+    """Pixel sizes and fractions are kept when pictures are turned into one kind."""
+    colours = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    fractions = np.random.default_rng(0).random((HEIGHT, WIDTH)).astype(np.float32)
+    save(tmp_path / "set/images/a.tif", colours, dpi=(254, 254))
+    save(tmp_path / "set/images/b.tif", fractions, dpi=(254, 254))
+    for seed, name in enumerate("ab"):
+        save(tmp_path / f"set/masks/{name}.png", mask_of(seed))
+    dataset, reports, _ = write_dataset(plan_image_folder(tmp_path / "set", colour="rgb"), tmp_path / "new")
+    assert dataset.training[0].images[0].samefile(tmp_path / "set/images/a.tif")
+    image, geometry = read_image(dataset.training[1].images)
+    for channel in image:
+        np.testing.assert_array_equal(geometry.to_file(channel).squeeze().T, fractions)
+    np.testing.assert_allclose([report.spacing for report in reports], [(1, 0.1, 0.1)] * 2, rtol=1e-6)
 
 
 def test_objects_numbered_one_by_one(pictures: Path, tmp_path: Path) -> None:

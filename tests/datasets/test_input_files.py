@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from monai_ext.datasets.image_files import find_inputs
 from monai_ext.errors import InputError
@@ -104,3 +105,23 @@ def test_single_files_that_are_refused(tmp_path: Path) -> None:
         find_inputs(tmp_path / "notes.txt", 1)
     with pytest.raises(InputError, match=r"none: does not exist.*Cure: "):
         find_inputs(tmp_path / "none", 1)
+
+
+def test_numbered_colour_pictures_are_a_case_each(tmp_path: Path) -> None:
+    colours = Image.fromarray(np.zeros((4, 5, 3), np.uint8))
+    for name in ("frame_0000", "frame_0001", "frame_0002", "single_0000"):
+        colours.save(tmp_path / f"{name}.png")
+    assert found(tmp_path, 3) == {
+        "frame_0000": ["frame_0000.png"],
+        "frame_0001": ["frame_0001.png"],
+        "frame_0002": ["frame_0002.png"],
+        "single": ["single_0000.png"],
+    }
+    assert found(tmp_path / "frame_0001.png", 3) == {"frame_0001": ["frame_0001.png"]}
+    assert found(tmp_path / "single_0000.png", 3) == {"single": ["single_0000.png"]}
+
+
+def test_grey_pictures_are_channels_of_a_case(tmp_path: Path) -> None:
+    for name in ("x_0000", "x_0001", "x_0002"):
+        Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / f"{name}.png")
+    assert found(tmp_path, 3) == {"x": ["x_0000.png", "x_0001.png", "x_0002.png"]}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,50 @@ def test_files_that_are_no_description(content: bytes, message: str, msd_folder:
     assert "dataset.json" in text
     if message.startswith("not JSON"):
         assert "line 2, column 20" in text or "line 3, column 1" in text  # Python versions differ on trailing commas
+
+
+def nnunet_pictures(folder: Path, channels: int, ending: str = ".png") -> Path:
+    """Two colour pictures in nnU-Net's form, all channels in one file `CASE_0000.png`; no image is opened here."""
+    for part, mark in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (folder / part).mkdir(parents=True)
+        for name in "ab":
+            (folder / part / f"{name}{mark}{ending}").touch()
+    description = {
+        "channel_names": {str(i): "RGB"[i] for i in range(channels)},
+        "labels": {"background": 0, "cell": 1},
+        "file_ending": ending,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    return folder
+
+
+def test_colour_pictures_hold_all_channels_in_one_file(tmp_path: Path) -> None:
+    dataset = read_msd(nnunet_pictures(tmp_path / "set", channels=3))
+    assert [(case.name, len(case.images)) for case in dataset.training] == [("a", 1), ("b", 1)]
+    assert dataset.channels == ("R", "G", "B")
+    assert dataset.spatial_dims == 2  # PNG files have one slice
+    (tmp_path / "set/imagesTr/a_0000.png").rename(tmp_path / "set/imagesTr/a_0001.png")
+    assert "a: has channels 0001, dataset.json names 3" in message_of(tmp_path / "set")
+
+
+def test_tiff_may_be_volumes_and_what_is_said_counts(tmp_path: Path) -> None:
+    assert read_msd(nnunet_pictures(tmp_path / "tiff", channels=1, ending=".tif")).spatial_dims == 3
+    folder = nnunet_pictures(tmp_path / "png", channels=1)
+    description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    (folder / "dataset.json").write_text(json.dumps(description | {"tensorImageSize": "3D"}), encoding="utf-8")
+    assert read_msd(folder).spatial_dims == 3
+
+
+def test_version_1_of_nnunet_lists_no_channel_numbers(msd_folder: Maker) -> None:
+    folder = msd_folder(modality={"0": "T1", "1": "T2"}, test=[])
+    shutil.rmtree(folder / "imagesTs")
+    for name in "abc":
+        path = folder / f"imagesTr/{name}.nii.gz"
+        shutil.copy(path, folder / f"imagesTr/{name}_0001.nii.gz")
+        path.rename(folder / f"imagesTr/{name}_0000.nii.gz")
+    dataset = read_msd(folder)
+    assert [case.name for case in dataset.training] == ["a", "b", "c"]
+    assert [path.name for path in dataset.training[0].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
 
 
 @pytest.mark.real_data

@@ -72,6 +72,17 @@ def test_single_files_are_linked(raw: Callable[..., Path], tmp_path: Path) -> No
     assert (tmp_path / "new/labelsTr/a.nii.gz").samefile(source / "labelsTr/a.nii.gz")
 
 
+def test_links_to_elsewhere_are_followed(raw: Callable[..., Path], tmp_path: Path) -> None:
+    source = raw(channels=1)
+    (tmp_path / "elsewhere").mkdir()
+    for path in (source / "imagesTr/a_0000.nii.gz", source / "labelsTr/a.nii.gz"):
+        path.rename(tmp_path / "elsewhere" / path.name)
+        path.symlink_to(tmp_path / "elsewhere" / path.name)
+    write_dataset(plan_nnunet(source), tmp_path / "new")
+    assert not (tmp_path / "new/imagesTr/a.nii.gz").is_symlink()
+    assert (tmp_path / "new/labelsTr/a.nii.gz").samefile(tmp_path / "elsewhere/a.nii.gz")
+
+
 def test_version_1_lists_images_without_channel_number(raw: Callable[..., Path], tmp_path: Path) -> None:
     listed = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "abc"]
     source = raw(modality={"0": "T0", "1": "T1"}, training=listed, test=["./imagesTs/t.nii.gz"])

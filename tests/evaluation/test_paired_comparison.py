@@ -24,7 +24,7 @@ def write(path: Path, dice: np.ndarray, classes: tuple[str, ...] = ("a", "b")) -
 def test_consistent_gain_is_told_from_chance(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     dice = rng.uniform(0.6, 0.9, (20, 2))
-    better = dice + [0.02, 0.0] + rng.normal(0, 0.005, (20, 2))
+    better = dice + np.array([0.02, 0.0]) + rng.normal(0, 0.005, (20, 2))
     rows = {d.name: d for d in compare(write(tmp_path / "a", dice), write(tmp_path / "b", better))}
     assert list(rows) == ["a", "b", "mean"]
     assert rows["a"].p_value < 0.001

@@ -1,0 +1,1 @@
+"""Throughput and latency, measured as one would measure a competitor."""

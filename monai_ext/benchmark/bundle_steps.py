@@ -1,0 +1,127 @@
+"""Times a bundle's own training and prediction: real loader, augmentation, windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sized
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils.enums import CommonKeys
+
+from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark
+from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
+from monai_ext.errors import InputError
+from monai_ext.planning.plan import Plan
+
+
+def time_training(
+    loader: Iterable[Mapping[str, Any]],
+    network: torch.nn.Module,
+    loss: Callable[..., torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    inferer: Callable[..., Any],
+    plan: Plan,
+    device: torch.device | str,
+    warmup_steps: int,
+    bench_batches: int,
+    about: Mapping[str, Any],
+    results_file: str = "",
+) -> Timing:
+    """Time steps from loading a batch to the step of the optimiser; the network is left trained a little, unsaved.
+
+    Args:
+        loader: endless batches of `image` and `label`.
+        network, loss, optimizer, inferer: as the trainer has them.
+        plan: of the network.
+        device: where the network is.
+        warmup_steps, bench_batches: not timed, timed.
+        about: columns of the result row; `amp` and `amp_dtype` decide the precision on CUDA.
+        results_file: CSV file to append the row to; empty for none.
+    """
+    device = torch.device(device)
+    batches = iter(loader)
+    half = _cuda_half(device, about)
+    scaler = torch.amp.GradScaler("cuda", enabled=half == torch.float16)
+    network.train()
+
+    def step() -> None:
+        batch = next(batches)
+        images = batch[CommonKeys.IMAGE].to(device, non_blocking=True)
+        labels = batch[CommonKeys.LABEL].to(device, non_blocking=True)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", half, enabled=half is not None):
+            value = loss(inferer(images, network), labels)
+        scaler.scale(value).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    timing = time_steps(step, device, plan.batch_size, warmup_steps, bench_batches)
+    _report("train", timing, plan, device, {"data": f"{plan.dataset}, loader included", **about}, results_file)
+    return timing
+
+
+def time_inference(
+    volumes: Iterable[Mapping[str, Any]],
+    network: torch.nn.Module,
+    inferer: Any,
+    plan: Plan,
+    device: torch.device | str,
+    warmup_steps: int,
+    bench_batches: int,
+    about: Mapping[str, Any],
+    results_file: str = "",
+) -> Timing:
+    """Time the prediction of whole stored cases, window by window; one case is one image.
+
+    Args:
+        volumes: batches of one stored case, taken again and again.
+        inferer: `WindowInferer`.
+
+    Raises:
+        InputError: there are no cases.
+    """
+    device = torch.device(device)
+    if isinstance(volumes, Sized) and not len(volumes):
+        raise InputError("inference_benchmark: the fold has no validation cases. Cure: another --fold")
+    cases = cycle(volumes)
+    half = _cuda_half(device, about)
+    network.eval()
+
+    @torch.inference_mode()
+    def step() -> None:
+        with torch.autocast("cuda", half, enabled=half is not None):
+            inferer.segment(next(cases)[CommonKeys.IMAGE].to(device), network)
+
+    timing = time_steps(step, device, 1, warmup_steps, bench_batches)
+    _report("predict", timing, plan, device, {"data": f"{plan.dataset}, whole cases", **about}, results_file)
+    return timing
+
+
+def _cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | None:
+    return getattr(torch, about["amp_dtype"]) if device.type == "cuda" and about["amp"] else None
+
+
+def _report(
+    mode: str, timing: Timing, plan: Plan, device: torch.device, about: Mapping[str, Any], results_file: str
+) -> None:
+    precision = "float32"
+    if about["amp"]:
+        precision = about["amp_dtype"] if device.type == "cuda" else "bfloat16"
+    columns = {
+        "mode": mode,
+        "spatial_dims": plan.spatial_dims,
+        "patch_size": plan.patch_size,
+        "channels": plan.num_channels,
+        "classes": plan.num_classes,
+        "base_features": plan.features[0],
+        "precision": precision,
+        "peak_memory_mib": peak_memory_mib(device),
+        **about,
+    }
+    row = benchmark_row("nnunet bundle", timing, columns)
+    print(format_benchmark(row))
+    if results_file:
+        append_benchmark(Path(results_file), row)
+        print(f"row appended to {Path(results_file).resolve()}")
