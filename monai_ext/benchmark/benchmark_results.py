@@ -115,10 +115,9 @@ def format_benchmark(row: Mapping[str, Any], figures: Sequence[Mapping[str, str]
     def text(line: Sequence[str]) -> str:
         return "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
 
-    title = (
-        f"{row['benchmark']} {row['mode']} {row['spatial_dims']}D, batch {row['batch_size']}, "
-        f"patch {row['patch_size']}, {row['warmup_steps']} steps warm-up, {row['timed_steps']} timed, peak {row['peak_memory_mib']} MiB"
-    )
+    what = f"{row['benchmark']} {row['mode']} {row['spatial_dims']}D, batch {row['batch_size']}"
+    how = f"{row['warmup_steps']} steps warm-up, {row['timed_steps']} timed, peak {row['peak_memory_mib']} MiB"
+    title = f"{what}, patch {row['patch_size']}, {how}"
     note = ["published: NVIDIA nnU-Net 2021, one GPU; other machines, for orientation"] if figures else []
     return "\n".join([title, text(header), *(text(line) for line in lines), *note])
 

@@ -38,21 +38,21 @@ def test_every_mode_is_timed(mode: str, dims: int) -> None:
     assert about["peak_memory_mib"] > 0
 
 
-def test_training_step_changes_weights_and_prediction_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for mode, changed in (("train", True), ("predict", False)):
-        built: list[torch.nn.Module] = []
+@pytest.mark.parametrize(("mode", "changes"), [("train", True), ("predict", False)])
+def test_only_a_training_step_changes_weights(mode: str, changes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[torch.nn.Module] = []
 
-        class Spy(nnunet.PlanUNet):
-            def __init__(self, *args: object, **kwargs: object) -> None:
-                super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-                built.append(self)
+    class Spy(nnunet.PlanUNet):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+            built.append(self)
 
-        monkeypatch.setattr(nnunet, "PlanUNet", Spy)
-        step = nnunet._make_step(options(mode, 3), torch.device("cpu"))
-        before = [p.detach().clone() for p in built[0].parameters()]
-        step()
-        same = all(torch.equal(a, b) for a, b in zip(before, built[0].parameters(), strict=True))
-        assert same != changed
+    monkeypatch.setattr(nnunet, "PlanUNet", Spy)
+    step = nnunet._make_step(options(mode, 3), torch.device("cpu"))
+    before = [p.detach().clone() for p in built[0].parameters()]
+    step()
+    same = all(torch.equal(a, b) for a, b in zip(before, built[0].parameters(), strict=True))
+    assert same != changes
 
 
 def test_mixed_precision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
