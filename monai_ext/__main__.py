@@ -29,17 +29,18 @@ class Commands:
             print(f"{package} {version(package)}")
         print(device_name())
 
-    def record(self, run: str, results: str, command: str) -> None:
+    def record(self, run: str, results: str, command: str, recipe: str = "train.json") -> None:
         """Append a finished training and its evaluation to a result file (CSV).
 
         Args:
             run: output folder of `train_and_evaluate`.
             results: CSV file with a row per result.
             command: what was typed.
+            recipe: name of the config or overlay in the table.
         """
         from monai_ext.results import append_row, result_row
 
-        append_row(Path(results), result_row(Path(run), command))
+        append_row(Path(results), result_row(Path(run), command, recipe))
 
     def compare(self, a: str, b: str, names: tuple[str, str] = ("A", "B")) -> None:
         """Compare two evaluations of the same cases, case by case: means, 95 % interval, Wilcoxon test.

@@ -17,6 +17,7 @@ from monai_ext.atomic_files import write_text
 from monai_ext.errors import InputError
 
 COLUMNS = (
+    "recipe",
     "dataset",
     "fold",
     "cases",
@@ -65,8 +66,10 @@ def commit(repository: Path) -> str:
     return head.stdout.strip()
 
 
-def result_row(run: Path, command: str) -> dict[str, Any]:
+def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str, Any]:
     """One row from a finished training and its evaluation, recorded on the machine and commit of the training.
+
+    `recipe` names the config or overlay that was trained with.
 
     Raises:
         InputError: the folder lacks the files of a training or of an evaluation.
@@ -79,6 +82,7 @@ def result_row(run: Path, command: str) -> dict[str, Any]:
     means = summary["foreground_mean"]
     class_dice = ", ".join(f"{name} {values['dice']['mean']:.4f}" for name, values in summary["classes"].items())
     return {
+        "recipe": recipe,
         "dataset": plan["dataset"],
         "fold": summary["fold"],
         "cases": summary["num_cases"],
