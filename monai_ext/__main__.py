@@ -42,16 +42,16 @@ class Commands:
 
         append_row(Path(results), result_row(Path(run), command, recipe))
 
-    def compare(self, a: str, b: str, names: tuple[str, str] = ("A", "B")) -> None:
+    def compare(self, a: str, b: str, name_a: str = "A", name_b: str = "B") -> None:
         """Compare two evaluations of the same cases, case by case: means, 95 % interval, Wilcoxon test.
 
         Args:
             a, b: folder `evaluation` of a run, or its metrics.json.
-            names: what the table calls them.
+            name_a, name_b: what the table calls them.
         """
         from monai_ext.evaluation.paired_comparison import compare, format_comparison
 
-        print(format_comparison(compare(Path(a), Path(b)), names))
+        print(format_comparison(compare(Path(a), Path(b)), (str(name_a), str(name_b))))
 
     def curve(self, run: str, name: str, curves: str, picture: str = "", title: str = "") -> None:
         """Put the validation Dice of a training into a file of curves, and draw it.

@@ -1,0 +1,196 @@
+"""The notebooks: executed with small values, and as they are stored."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import numpy as np
+import pytest
+
+from bundle_commands import NNUNET, REPOSITORY
+from monai_ext.datasets.msd import read_msd
+from monai_ext.datasets.phantom import make_phantom
+from monai_ext.planning.plan import Plan
+
+FOLDER = REPOSITORY / "notebooks"
+NAMES = ("custom_dataset", "explore_dataset")
+LIMIT = 1_500_000  # bytes: a diff that a person still opens
+SHORT = {"bundle_dir": str(NNUNET.parent), "work_dir": "work"}
+
+
+def stored(name: str) -> Any:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters(notebook: Any) -> dict[str, Any]:
+    """Names and values of the first code cell, which holds nothing but assignments of literals."""
+    tree = ast.parse(code_cells(notebook)[0].source)
+    found = {}
+    for line in tree.body:
+        assert isinstance(line, ast.Assign)
+        (target,) = line.targets
+        assert isinstance(target, ast.Name)
+        found[target.id] = ast.literal_eval(line.value)
+    return found
+
+
+def pictures(notebook: Any) -> int:
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def printed(notebook: Any) -> str:
+    """Everything that the outputs say as text."""
+    parts = []
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            parts.append(output.get("text", ""))
+            parts += [str(value) for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+    return "\n".join(parts)
+
+
+@pytest.fixture
+def private_jupyter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernels, settings or history of the person who runs the tests."""
+    for variable in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(variable, str(tmp_path_factory.mktemp("jupyter")))
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+
+
+def execute(name: str, folder: Path, **changed: Any) -> Any:
+    """Run a notebook in a working directory, its parameters replaced; a cell that fails raises."""
+    notebook = stored(name)
+    values = parameters(notebook) | SHORT
+    assert set(changed) <= set(values)
+    code_cells(notebook)[0].source = "\n".join(f"{key} = {value!r}" for key, value in (values | changed).items())
+    for cell in code_cells(notebook):
+        cell.outputs = []
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute()
+    return notebook
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_code_cell_holds_the_parameters(name: str) -> None:
+    notebook = stored(name)
+    tagged = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code_cells(notebook)[:1]
+    assert {"bundle_dir", "work_dir"} <= set(parameters(notebook))
+    assert not Path(parameters(notebook)["work_dir"]).is_absolute()
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_outputs_are_complete_and_free_of_the_machine(name: str) -> None:
+    notebook = stored(name)
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < LIMIT
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert pictures(notebook) >= 5
+    kinds = {output.output_type for cell in code_cells(notebook) for output in cell.outputs}
+    assert kinds <= {"stream", "display_data", "execute_result"}
+    assert not [o for cell in code_cells(notebook) for o in cell.outputs if o.get("name") == "stderr"]
+    text = printed(notebook)
+    assert not re.findall(r"(?<![\w.<])/[a-z]\w+/|[A-Z]:\\|localhost|\d+\.\d+\.\d+\.\d+|\w+@\w+", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_picture_is_followed_by_how_to_read_it(name: str) -> None:
+    cells = stored(name).cells
+    for cell, following in itertools.pairwise(cells):
+        if cell.cell_type == "code" and pictures(nbformat.v4.new_notebook(cells=[cell])):
+            assert following.cell_type == "markdown"
+            assert following.source.startswith("How to read it:")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bundle_is_found_from_where_the_notebook_is_or_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import monai_ext
+
+    source = next(cell.source for cell in code_cells(stored(name)) if "def find_bundle" in cell.source)
+    (function,) = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef) and n.name == "find_bundle")
+    scope: dict[str, Any] = {"monai_ext": monai_ext}
+    exec("import os\nfrom pathlib import Path\n" + ast.unparse(function), scope)
+    monkeypatch.setattr(monai_ext, "__file__", str(tmp_path / "site-packages" / "monai_ext" / "__init__.py"))
+    monkeypatch.chdir(FOLDER)
+    assert scope["find_bundle"]("").resolve() == NNUNET.parent
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="bundle_dir"):
+        scope["find_bundle"]("")
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        scope["find_bundle"]("elsewhere")
+    assert scope["find_bundle"](str(NNUNET.parent)).resolve() == NNUNET.parent
+
+
+@pytest.mark.usefixtures("private_jupyter")
+def test_kernel_is_this_interpreter(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import sys; print(sys.executable)")])
+    nbclient.NotebookClient(
+        notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert notebook.cells[0].outputs[0]["text"].strip() == sys.executable
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_pictures_become_a_model_and_can_be_explored(tmp_path: Path) -> None:
+    small = {"num_images": 15, "epochs": 6, "epoch_length": 10, "own_epochs": 2, "patch_size": [64, 64]}
+    notebook = execute("custom_dataset", tmp_path, **small)
+    assert pictures(notebook) >= 5
+    work = tmp_path / "work"
+    assert (work / "run" / "model.pt").is_file()
+    scores = json.loads((work / "run" / "evaluation" / "metrics.json").read_text())
+    assert len(scores) == 3  # a fifth of 15
+    # after 60 steps 0.93; a threshold on brightness, which takes the red cells too, reaches 0.75
+    assert np.mean([case["nucleus"]["dice"] for case in scores.values()]) > 0.8
+    assert len(list((work / "predictions").glob("slide_*.png"))) == 4
+    for name in ("own_augmentation", "own_loader"):
+        rows = [json.loads(line) for line in (work / name / "log.jsonl").read_text().splitlines()]
+        assert rows[-1]["loss"] < rows[0]["loss"]
+    assert Plan.load(work / "run" / "plan.json").patch_size == (64, 64)
+
+    explored = execute("explore_dataset", tmp_path, dataset_dir="work/dataset", work_dir="look", spatial_dims=2)
+    assert pictures(explored) >= 6
+    assert not (tmp_path / "look" / "phantom").exists()
+    assert "--spatial_dims 2" in printed(explored)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_volumes_become_a_model(tmp_path: Path) -> None:
+    volumes = make_phantom(tmp_path / "volumes", num_cases=5)
+    execute(
+        "custom_dataset", tmp_path, source_dir=str(volumes), image_folder="imagesTr", mask_folder="labelsTr",
+        class_names=["background", "ellipsoid", "tube"], spatial_dims=3, patch_size=[16, 32, 32], batch_size=2,
+        base_features=4, epochs=2, epoch_length=4, own_epochs=2,
+    )  # fmt: skip
+    assert Plan.load(tmp_path / "work" / "run" / "plan.json").spatial_dims == 3
+    assert read_msd(tmp_path / "work" / "dataset").labels == {"background": 0, "ellipsoid": 1, "tube": 2}
+    assert len(list((tmp_path / "work" / "predictions").glob("*.nii.gz"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+@pytest.mark.parametrize("spatial_dims", [3, 2])
+def test_phantom_is_explored(tmp_path: Path, spatial_dims: int) -> None:
+    notebook = execute("explore_dataset", tmp_path, num_cases=6, spatial_dims=spatial_dims, cases_read=3)
+    assert pictures(notebook) >= 6
+    text = printed(notebook)
+    assert "no problem and no warning" in text
+    plan = Plan.load(tmp_path / "work" / "look" / "plan.json")
+    for field in ("patch_size", "batch_size", "strides", "normalization"):
+        assert field in plan.why
+        assert f">{field}</td>" in text
