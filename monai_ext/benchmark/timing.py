@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +19,21 @@ class Timing:
 
     Attributes:
         seconds: of every timed step, in order.
-        batch_size: images (3D) or slices (2D) per step.
+        batch_size: images (3D), slices (2D) or whole cases per step.
         warmup_steps: steps before, not timed.
+        voxels: of all timed steps together; 0 where they were not counted.
     """
 
     seconds: tuple[float, ...]
     batch_size: int
     warmup_steps: int
+    voxels: int = 0
 
     def statistics(self) -> dict[str, float]:
         """Images per second and milliseconds per step.
 
         `throughput` is batch / mean(dt), what a long run delivers; `mean_rate` is mean(batch / dt), which some
-        reports give and which is never smaller.
+        reports give and which is never smaller. `voxels_per_second` is there if voxels were counted.
         """
         dt = np.array(self.seconds)
         result = {
@@ -39,7 +42,10 @@ class Timing:
             "latency_ms_mean": dt.mean() * 1e3,
         }
         result |= {f"latency_ms_{p}": float(np.percentile(dt, p)) * 1e3 for p in PERCENTILES}
-        return {name: float(value) for name, value in {**result, "latency_ms_max": dt.max() * 1e3}.items()}
+        result["latency_ms_max"] = dt.max() * 1e3
+        if self.voxels:
+            result["voxels_per_second"] = self.voxels / dt.sum()
+        return {name: float(value) for name, value in result.items()}
 
 
 def synchronize(device: torch.device) -> None:
@@ -75,4 +81,12 @@ def peak_memory_mib(device: torch.device) -> float:
         import resource
     except ImportError:
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception tells that a device or this machine had too little memory; processors have no own type."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
