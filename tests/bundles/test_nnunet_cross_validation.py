@@ -27,7 +27,7 @@ def few_cases(folder: Path) -> dict[str, object]:
     names = sorted(p.name.removesuffix(".nii.gz") for p in (make_phantom(folder / "P") / "imagesTr").glob("*.nii.gz"))
     splits = [{"train": names[2:4], "val": names[:2]}, {"train": names[:2], "val": names[2:4]}]
     (folder / "splits.json").write_text(json.dumps(splits))
-    return {"dataset_dir": "P", "splits_file": "splits.json"}
+    return {"dataset_dir": "P", "splits_file": "splits.json", "overlap": 0}
 
 
 def test_stopped_cross_validation_goes_on_with_the_same_command(tmp_path: Path) -> None:

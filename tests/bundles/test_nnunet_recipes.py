@@ -43,6 +43,7 @@ def test_overlay_alone_is_refused_with_the_reason(tmp_path: Path, overlay: str) 
 def test_recipe_trains(tmp_path: Path, recipe: str, spatial_dims: int) -> None:
     patch = "[16, 16]" if spatial_dims == 2 else "[16, 16, 16]"
     options = {"spatial_dims": spatial_dims, "patch_size": patch, "max_minutes": 0, "output_dir": "run"}
+    options |= {"overlap": 0, "test_batches": 1}
     done = bundle_run(tmp_path, "train_and_evaluate", "train.json", recipe, "tiny.json", **options)
     assert done.status == 0, done.err
     assert (tmp_path / "run" / "evaluation" / "summary.json").exists()

@@ -14,7 +14,7 @@ from bundle_commands import Finished, bundle_run
 from monai_ext.planning.plan import Plan
 
 TINY = ("train.json", "tiny.json")
-SLICES = {"spatial_dims": 2, "patch_size": "[16, 16]", "batch_size": 4}
+SLICES = {"spatial_dims": 2, "patch_size": "[16, 16]", "batch_size": 4, "overlap": 0}
 RUN = Path("runs/nnunet/phantom/0_2d")
 
 
@@ -94,7 +94,7 @@ def discs(folder: Path, number: int = 8, channels: int = 3) -> Path:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_are_trained_evaluated_and_predicted(tmp_path: Path, channels: int) -> None:
     dataset = discs(tmp_path / "discs", channels=channels)
-    options = {**SLICES, "patch_size": "[32, 32]", "base_features": 8, "max_epochs": 4, "epoch_length": 10}
+    options = {**SLICES, "patch_size": "[32, 32]", "base_features": 8, "max_epochs": 3, "epoch_length": 10}
     done = bundle_run(
         tmp_path, "train_and_evaluate", *TINY, dataset_dir=dataset, data2d_dim=2, output_dir="run", **options
     )
