@@ -1,20 +1,23 @@
-"""Measured benchmarks as rows of a CSV file, beside the published figures, and a plot of them."""
+"""Measured benchmarks as rows of a CSV file and as a table, beside the published figures."""
 
 from __future__ import annotations
 
 import csv
 import io
+import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from monai_ext.atomic_files import replacing, write_text
-from monai_ext.benchmark.nnunet import BenchmarkOptions
+from monai_ext.atomic_files import write_text
 from monai_ext.benchmark.timing import Timing
 from monai_ext.errors import InputError
 from monai_ext.results import commit, device_name
+
+if TYPE_CHECKING:
+    from monai_ext.benchmark.nnunet import BenchmarkOptions
 
 PUBLISHED = Path(__file__).parent / "published_figures.csv"
 COLUMNS = (
@@ -42,6 +45,7 @@ COLUMNS = (
     "latency_ms_95",
     "latency_ms_99",
     "latency_ms_max",
+    "voxels_per_second",
     "peak_memory_mib",
     "device",
     "torch",
@@ -51,8 +55,23 @@ COLUMNS = (
 )
 
 
+def timed_device_name(device: str) -> str:
+    """Name of the device that was timed, which on a machine with a GPU may still be its processor."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if not torch.cuda.is_available():
+        return device_name()
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def benchmark_row(benchmark: str, timing: Timing, about: Mapping[str, Any]) -> dict[str, Any]:
-    """One row; `about` gives the columns that the timing does not know, missing ones stay empty."""
+    """One row.
+
+    `about` gives the columns that the timing does not know, missing ones stay empty; its `device` (`cpu`, `cuda:0`)
+    becomes the name of the machine.
+    """
     measured = {name: f"{value:.5g}" for name, value in timing.statistics().items()}
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row.update({name: value for name, value in about.items() if name in COLUMNS})
@@ -63,7 +82,8 @@ def benchmark_row(benchmark: str, timing: Timing, about: Mapping[str, Any]) -> d
         row["patch_size"] = "x".join(str(n) for n in row["patch_size"])
     if row["peak_memory_mib"]:
         row["peak_memory_mib"] = f"{float(row['peak_memory_mib']):.0f}"
-    row["device"], row["torch"], row["monai"] = device_name(), version("torch"), version("monai")
+    row["device"] = timed_device_name(str(row["device"] or "cpu"))
+    row["torch"], row["monai"] = version("torch"), version("monai")
     row["commit"], row["date"] = commit(Path(__file__).parent), date.today().isoformat()
     return row
 
@@ -106,10 +126,11 @@ def published_figures(options: BenchmarkOptions) -> list[dict[str, str]]:
 
 def format_benchmark(row: Mapping[str, Any], figures: Sequence[Mapping[str, str]] = ()) -> str:
     """Text table: the measured row first, then published figures of other machines."""
-    columns = ("throughput", "latency_ms_mean", "latency_ms_90", "latency_ms_95", "latency_ms_99")
-    header = ["", "precision", "img/s", "ms mean", "90 %", "95 %", "99 %"]
+    columns = ("throughput", *(f"latency_ms_{name}" for name in ("mean", 50, 90, 95, 99, "max")))
+    whole_cases = bool(row["voxels_per_second"]) and row["mode"] == "predict"
+    header = ["", "precision", "cases/s" if whole_cases else "img/s", "ms mean", "50 %", "90 %", "95 %", "99 %", "max"]
     lines = [[f"here: {row['device']}", str(row["precision"]), *(str(row[c]) for c in columns)]]
-    lines += [[f"published: {f['device']}", f["precision"], *(f[c] or "-" for c in columns)] for f in figures]
+    lines += [[f"published: {f['device']}", f["precision"], *(f.get(c) or "-" for c in columns)] for f in figures]
     widths = [max(len(line[i]) for line in (header, *lines)) for i in range(len(header))]
 
     def text(line: Sequence[str]) -> str:
@@ -118,36 +139,14 @@ def format_benchmark(row: Mapping[str, Any], figures: Sequence[Mapping[str, str]
     what = f"{row['benchmark']} {row['mode']} {row['spatial_dims']}D, batch {row['batch_size']}"
     how = f"{row['warmup_steps']} steps warm-up, {row['timed_steps']} timed, peak {row['peak_memory_mib']} MiB"
     title = f"{what}, patch {row['patch_size']}, {how}"
-    note = ["published: NVIDIA nnU-Net 2021, one GPU; other machines, for orientation"] if figures else []
-    return "\n".join([title, text(header), *(text(line) for line in lines), *note])
-
-
-def draw_benchmarks(path: Path, picture: Path) -> None:
-    """Bars of the throughput of every row of a result file, one panel for each mode and number of dimensions.
-
-    Raises:
-        InputError: the file cannot be used, or matplotlib is not installed.
-    """
-    rows = read_benchmarks(path)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plots need matplotlib. Cure: pip install matplotlib") from error
-    panels = list(dict.fromkeys((r["mode"], r["spatial_dims"]) for r in rows))
-    figure = Figure(figsize=(8, 0.9 + 0.45 * len(rows) + 0.5 * len(panels)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    counts = [sum((r["mode"], r["spatial_dims"]) == p for r in rows) for p in panels]
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=counts)
-    for axes, (mode, dims) in zip(grid[:, 0], panels, strict=True):
-        shown = [r for r in rows if (r["mode"], r["spatial_dims"]) == (mode, dims)]
-        names = [f"{r['precision']}, batch {r['batch_size']}, {r['patch_size']}\n{r['device']}" for r in shown]
-        bars = axes.barh(range(len(shown)), [float(r["throughput"]) for r in shown], color="#4878a8")
-        axes.bar_label(bars, [r["throughput"] for r in shown], padding=3)
-        axes.set_yticks(range(len(shown)), names, fontsize=7)
-        axes.invert_yaxis()
-        axes.margins(x=0.15)
-        axes.set_xlabel("slices per second" if dims == "2" else "patches per second")
-        axes.set_title(f"{mode}, {dims}D", loc="left", fontsize=9)
-    with replacing(picture) as partial:
-        figure.savefig(partial, format="png")
+    notes = []
+    if whole_cases:
+        seconds = float(row["latency_ms_mean"]) / 1e3
+        notes.append(f"{seconds:.3g} s per case, {float(row['voxels_per_second']):.3g} voxels/s")
+    if figures:
+        loader = "; loading included, which is not here" if row["mode"] == "train" else ""
+        notes += [
+            f"published: {figures[0]['source']}, one GPU{loader}",
+            "other machines and other software: for orientation, not a comparison",
+        ]
+    return "\n".join([title, text(header), *(text(line) for line in lines), *notes])

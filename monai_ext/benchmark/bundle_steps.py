@@ -118,6 +118,7 @@ def _report(
         "base_features": plan.features[0],
         "precision": precision,
         "peak_memory_mib": peak_memory_mib(device),
+        "device": str(device),
         **about,
     }
     row = benchmark_row("nnunet bundle", timing, columns)

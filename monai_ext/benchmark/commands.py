@@ -29,6 +29,8 @@ class BenchmarkCommands:
         results: str = "",
         dataset_dir: str = "",
         config_file: str = "bundles/nnunet/configs/train.json",
+        output_dir: str = "",
+        profile: str = "",
     ) -> None:
         """Time training steps or forward passes on random patches, or the real training and prediction of a dataset.
 
@@ -46,8 +48,14 @@ class BenchmarkCommands:
             device: such as cuda:0; empty takes a GPU if there is one.
             results: CSV file to append the row to.
             dataset_dir: times the bundle on real data instead, its loader and augmentation included
-                (`training_benchmark` or `inference_benchmark` of `config_file`).
+                (`training_benchmark` or `inference_benchmark` of `config_file`); channels and classes are then the
+                dataset's.
             config_file: of the bundle, for `dataset_dir`.
+            output_dir: for `dataset_dir`: folder of the plan; empty takes one apart from that of trainings.
+            profile: folder for a trace of a few more steps after the timed ones; empty for none.
+
+        Raises:
+            InputError: an option is impossible, or the device runs out of memory.
         """
         import torch
 
@@ -59,11 +67,13 @@ class BenchmarkCommands:
         )
         from monai_ext.benchmark.nnunet import DEFAULT_BATCH, DEFAULT_PATCH, BenchmarkOptions, run_benchmark
 
+        patch_size = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
         device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
         on_gpu = device.startswith("cuda")
         warmup_steps = warmup_steps if warmup_steps >= 0 else 50 if on_gpu else 2
         bench_batches = bench_batches or (150 if on_gpu else 10)
         if dataset_dir:
+            _check_bundle_options(mode, config_file, profile)
             keys: dict[str, Any] = {
                 "spatial_dims": spatial_dims,
                 "amp": amp,
@@ -74,7 +84,10 @@ class BenchmarkCommands:
             keys |= {"batch_size": batch_size} if batch_size else {}
             keys |= {"patch_size": list(patch_size)} if patch_size else {}
             limits = {"warmup_steps": warmup_steps, "bench_batches": bench_batches, "results_file": results}
-            _run_bundle(mode, config_file, {"dataset_dir": dataset_dir, "device": device, **keys, **limits})
+            name = f"benchmark_{spatial_dims}d"
+            folder = output_dir or str(Path("runs") / "benchmark" / Path(dataset_dir).resolve().name / name)
+            places = {"dataset_dir": dataset_dir, "output_dir": folder, "device": device}
+            _run_bundle(mode, config_file, {**places, **keys, **limits})
             return
         options = BenchmarkOptions(
             mode,
@@ -83,7 +96,7 @@ class BenchmarkCommands:
             amp,
             compile,
             channels_last,
-            tuple(patch_size) or DEFAULT_PATCH.get(spatial_dims, ()),
+            patch_size or DEFAULT_PATCH.get(spatial_dims, ()),
             channels,
             classes,
             base_features,
@@ -93,26 +106,46 @@ class BenchmarkCommands:
             bench_batches,
             device,
         )
-        timing, about = run_benchmark(options)
+        timing, about = run_benchmark(options, profile)
         row = benchmark_row("nnunet", timing, {**about, "data": "random"})
         print(format_benchmark(row, published_figures(options) if options.is_published else []))
         if results:
             append_benchmark(Path(results), row)
             print(f"row appended to {Path(results).resolve()}")
+        if profile:
+            print(f"trace in {Path(profile).resolve()}")
 
     def plot(self, results: str, picture: str) -> None:
         """Draw the throughput of every row of a result file (CSV) into a PNG file."""
-        from monai_ext.benchmark.benchmark_results import draw_benchmarks
+        from monai_ext.benchmark.plot import draw_benchmarks
 
         draw_benchmarks(Path(results), Path(picture))
         print(f"drawn: {Path(picture).resolve()}")
 
 
+def _check_bundle_options(mode: str, config_file: str, profile: str) -> None:
+    from monai_ext.benchmark.nnunet import MODES
+    from monai_ext.errors import Problems
+
+    problems = Problems("benchmark nnunet")
+    if mode not in MODES:
+        problems.add(f"--mode {mode}", "unknown", f"one of {', '.join(MODES)}")
+    if not Path(config_file).is_file():
+        problems.add(f"--config_file {config_file}", "not found", "give the train.json of the nnunet bundle")
+    if profile:
+        problems.add(f"--profile {profile}", "is for random patches", "run id training with --profile trace")
+    problems.raise_if_any()
+
+
 def _run_bundle(mode: str, config_file: str, keys: dict[str, Any]) -> None:
     from monai.bundle import run
 
-    from monai_ext.errors import InputError
+    from monai_ext.engines.person_errors import find_input_error
 
-    if not Path(config_file).is_file():
-        raise InputError(f"--config_file {config_file}: not found. Cure: give the train.json of the nnunet bundle")
-    run("training_benchmark" if mode == "train" else "inference_benchmark", config_file=config_file, **keys)
+    try:
+        run("training_benchmark" if mode == "train" else "inference_benchmark", config_file=config_file, **keys)
+    except Exception as error:
+        mistake = find_input_error(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error

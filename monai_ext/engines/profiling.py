@@ -42,6 +42,7 @@ class Profile:
         self.skip_steps = skip_steps
         self.active_steps = active_steps
         self._profiler: Any = None
+        self._steps = 0
 
     def attach(self, engine: Engine) -> None:
         if self.kind == "nvtx":
@@ -52,8 +53,9 @@ class Profile:
         elif self.kind == "trace":
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
-            for end in (Events.COMPLETED, Events.EXCEPTION_RAISED, Events.TERMINATE, Events.INTERRUPT):
+            for end in (Events.COMPLETED, Events.TERMINATE, Events.INTERRUPT):
                 engine.add_event_handler(end, self._stop)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop_and_raise)
 
     def _start(self, _: Engine) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -62,19 +64,31 @@ class Profile:
         self._profiler = torch.profiler.profile(
             activities=activities,
             schedule=torch.profiler.schedule(wait=self.skip_steps, warmup=1, active=self.active_steps, repeat=1),
-            on_trace_ready=torch.profiler.tensorboard_trace_handler(str(self.folder)),
+            on_trace_ready=self._write,
             record_shapes=True,
         )
+        self._steps = 0  # of this run: a resumed engine's own count goes on from where it stopped
         self._profiler.start()
 
-    def _step(self, engine: Any) -> None:
+    def _write(self, profiler: Any) -> None:
+        torch.profiler.tensorboard_trace_handler(str(self.folder))(profiler)
+        logger.info("profile: a trace is in %s", self.folder)
+
+    def _step(self, engine: Engine) -> None:
         if self._profiler is not None:
             self._profiler.step()
-            if engine.state.iteration >= self.skip_steps + 1 + self.active_steps:
+            self._steps += 1
+            if self._steps >= self.skip_steps + 1 + self.active_steps:
                 self._stop(engine)
 
-    def _stop(self, _: Engine, *__: Any) -> None:
+    def _stop(self, _: Engine) -> None:
         if self._profiler is not None:
             profiler, self._profiler = self._profiler, None
             profiler.stop()
-            logger.info("profile: traces are in %s", self.folder)
+            if self._steps <= self.skip_steps + 1:
+                logger.warning("profile: ended after %d steps, before any was recorded", self._steps)
+
+    def _stop_and_raise(self, engine: Engine, error: BaseException) -> None:
+        # Ignite swallows an exception that has a handler, unless the handler raises it again
+        self._stop(engine)
+        raise error

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
+from monai_ext.benchmark.timing import Timing, peak_memory_mib, ran_out_of_memory, time_steps
 
 
 def test_statistics_of_known_times() -> None:
@@ -18,6 +18,21 @@ def test_statistics_of_known_times() -> None:
     assert statistics["latency_ms_50"] == pytest.approx(250)
     assert statistics["latency_ms_90"] == pytest.approx(370)  # between the third and fourth, linearly
     assert statistics["latency_ms_max"] == pytest.approx(400)
+    assert "voxels_per_second" not in statistics
+
+
+def test_voxels_are_counted_over_all_steps() -> None:
+    timing = Timing((1.0, 3.0), batch_size=1, warmup_steps=0, voxels=400)
+    assert timing.statistics()["voxels_per_second"] == pytest.approx(100)
+
+
+def test_lack_of_memory_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**15)
+    assert ran_out_of_memory(error.value)
+    assert ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not ran_out_of_memory(RuntimeError("shapes differ"))
+    assert not ran_out_of_memory(ValueError("out of memory"))
 
 
 def test_warm_up_is_not_timed() -> None:
