@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monai_ext.atomic_files import write_text
 from monai_ext.benchmark.timing import Timing
 from monai_ext.errors import InputError
 from monai_ext.results import commit, device_name
-
-if TYPE_CHECKING:
-    from monai_ext.benchmark.nnunet import BenchmarkOptions
 
 PUBLISHED = Path(__file__).parent / "published_figures.csv"
 COLUMNS = (
@@ -117,11 +114,14 @@ def read_benchmarks(path: Path) -> list[dict[str, str]]:
         return list(reader)
 
 
-def published_figures(options: BenchmarkOptions) -> list[dict[str, str]]:
-    """Single-GPU figures of NVIDIA's nnU-Net of 2021 (its README, task 01) for the same mode, dimensions and batch."""
+def published_figures(benchmark: str, mode: str, spatial_dims: int, batch_size: int) -> list[dict[str, str]]:
+    """Single-GPU figures of NVIDIA's recipes of 2021 (their READMEs) for the same mode, dimensions and batch.
+
+    `nnunet` are those of nnU-Net on task 01, `unet_em bundle` those of UNet Medical at 572 x 572.
+    """
+    wanted = {"benchmark": benchmark, "mode": mode, "spatial_dims": str(spatial_dims), "batch_size": str(batch_size)}
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        wanted = (options.mode, str(options.spatial_dims), str(options.batch_size))
-        return [r for r in csv.DictReader(file) if (r["mode"], r["spatial_dims"], r["batch_size"]) == wanted]
+        return [row for row in csv.DictReader(file) if wanted.items() <= row.items()]
 
 
 def format_benchmark(row: Mapping[str, Any], figures: Sequence[Mapping[str, str]] = ()) -> str:
@@ -144,7 +144,8 @@ def format_benchmark(row: Mapping[str, Any], figures: Sequence[Mapping[str, str]
         seconds = float(row["latency_ms_mean"]) / 1e3
         notes.append(f"{seconds:.3g} s per case, {float(row['voxels_per_second']):.3g} voxels/s")
     if figures:
-        loader = "; loading included, which is not here" if row["mode"] == "train" else ""
+        included = row["mode"] == "train" and "loader included" not in str(row["data"])
+        loader = "; loading included, which is not here" if included else ""
         notes += [
             f"published: {figures[0]['source']}, one GPU{loader}",
             "other machines and other software: for orientation, not a comparison",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys
 
-from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark
+from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark, published_figures
 from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
 from monai_ext.errors import InputError
+from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
 
 
@@ -22,7 +23,7 @@ def time_training(
     loss: Callable[..., torch.Tensor],
     optimizer: torch.optim.Optimizer,
     inferer: Callable[..., Any],
-    plan: Plan,
+    columns: Mapping[str, Any],
     device: torch.device | str,
     warmup_steps: int,
     bench_batches: int,
@@ -34,7 +35,7 @@ def time_training(
     Args:
         loader: endless batches of `image` and `label`.
         network, loss, optimizer, inferer: as the trainer has them.
-        plan: of the network.
+        columns: `plan_columns` or `slice_columns`.
         device: where the network is.
         warmup_steps, bench_batches: not timed, timed.
         about: columns of the result row; `amp` and `amp_dtype` decide the precision on CUDA.
@@ -57,8 +58,39 @@ def time_training(
         scaler.step(optimizer)
         scaler.update()
 
-    timing = time_steps(step, device, plan.batch_size, warmup_steps, bench_batches)
-    _report("train", timing, plan, device, {"data": f"{plan.dataset}, loader included", **about}, results_file)
+    timing = time_steps(step, device, columns["batch_size"], warmup_steps, bench_batches)
+    _report("train", timing, columns, device, {"data": f"{columns['data']}, loader included", **about}, results_file)
+    return timing
+
+
+def time_forward(
+    loader: Iterable[Mapping[str, Any]],
+    network: torch.nn.Module,
+    inferer: Callable[..., Any],
+    columns: Mapping[str, Any],
+    device: torch.device | str,
+    warmup_steps: int,
+    bench_batches: int,
+    about: Mapping[str, Any],
+    results_file: str = "",
+) -> Timing:
+    """Time the prediction of one batch of network inputs, from host memory to class labels, again and again.
+
+    Args as `time_training`.
+    """
+    device = torch.device(device)
+    images = next(iter(loader))[CommonKeys.IMAGE]
+    images = images.pin_memory() if device.type == "cuda" else images
+    half = _cuda_half(device, about)
+    network.eval()
+
+    @torch.inference_mode()
+    def step() -> None:
+        with torch.autocast("cuda", half, enabled=half is not None):
+            inferer(images.to(device, non_blocking=True), network).float().softmax(1).argmax(1)
+
+    timing = time_steps(step, device, len(images), warmup_steps, bench_batches)
+    _report("predict", timing, columns, device, {"data": f"{columns['data']}, no loader", **about}, results_file)
     return timing
 
 
@@ -66,7 +98,7 @@ def time_inference(
     volumes: Iterable[Mapping[str, Any]],
     network: torch.nn.Module,
     inferer: Any,
-    plan: Plan,
+    columns: Mapping[str, Any],
     device: torch.device | str,
     warmup_steps: int,
     bench_batches: int,
@@ -95,8 +127,36 @@ def time_inference(
             inferer.segment(next(cases)[CommonKeys.IMAGE].to(device), network)
 
     timing = time_steps(step, device, 1, warmup_steps, bench_batches)
-    _report("predict", timing, plan, device, {"data": f"{plan.dataset}, whole cases", **about}, results_file)
+    _report("predict", timing, columns, device, {"data": f"{columns['data']}, whole cases", **about}, results_file)
     return timing
+
+
+def plan_columns(plan: Plan) -> dict[str, Any]:
+    """Columns of a result row that the plan of nnU-Net gives."""
+    return {
+        "benchmark": "nnunet bundle",
+        "spatial_dims": plan.spatial_dims,
+        "batch_size": plan.batch_size,
+        "patch_size": plan.patch_size,
+        "channels": plan.num_channels,
+        "classes": plan.num_classes,
+        "base_features": plan.features[0],
+        "data": plan.dataset,
+    }
+
+
+def slice_columns(plan: EmPlan, batch_size: int) -> dict[str, Any]:
+    """Columns of a result row that the plan of an EM model gives."""
+    return {
+        "benchmark": "unet_em bundle",
+        "spatial_dims": 2,
+        "batch_size": batch_size,
+        "patch_size": plan.input_size,
+        "channels": 1,
+        "classes": 2,
+        "base_features": plan.base_features,
+        "data": plan.dataset,
+    }
 
 
 def _cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | None:
@@ -104,25 +164,29 @@ def _cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | 
 
 
 def _report(
-    mode: str, timing: Timing, plan: Plan, device: torch.device, about: Mapping[str, Any], results_file: str
+    mode: str,
+    timing: Timing,
+    given: Mapping[str, Any],
+    device: torch.device,
+    about: Mapping[str, Any],
+    results_file: str,
 ) -> None:
     precision = "float32"
     if about["amp"]:
         precision = about["amp_dtype"] if device.type == "cuda" else "bfloat16"
     columns = {
+        **given,
         "mode": mode,
-        "spatial_dims": plan.spatial_dims,
-        "patch_size": plan.patch_size,
-        "channels": plan.num_channels,
-        "classes": plan.num_classes,
-        "base_features": plan.features[0],
         "precision": precision,
         "peak_memory_mib": peak_memory_mib(device),
         "device": str(device),
         **about,
     }
-    row = benchmark_row("nnunet bundle", timing, columns)
-    print(format_benchmark(row))
+    row = benchmark_row(given["benchmark"], timing, columns)
+    # the published figures are of this network at full width
+    comparable = given["benchmark"] == "unet_em bundle"
+    figures = published_figures("unet_em bundle", mode, 2, timing.batch_size) if comparable else []
+    print(format_benchmark(row, figures))
     if results_file:
         append_benchmark(Path(results_file), row)
         print(f"row appended to {Path(results_file).resolve()}")

@@ -108,7 +108,8 @@ class BenchmarkCommands:
         )
         timing, about = run_benchmark(options, profile)
         row = benchmark_row("nnunet", timing, {**about, "data": "random"})
-        print(format_benchmark(row, published_figures(options) if options.is_published else []))
+        figures = published_figures("nnunet", options.mode, options.spatial_dims, options.batch_size)
+        print(format_benchmark(row, figures if options.is_published else []))
         if results:
             append_benchmark(Path(results), row)
             print(f"row appended to {Path(results).resolve()}")

@@ -31,15 +31,18 @@ from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, decide_post
 from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
+Report = Callable[[Path, Sequence[FoldJob], FoldConfig], object]
 LOCK_PATIENCE = 60.0
 PREPARATION_PATIENCE = 24 * 3600.0
 
 
-def cross_validate(base_file: str) -> None:
-    """Train and evaluate the folds of the running bundle, average them, and decide their post-processing.
+def cross_validate(base_file: str, report: Report | None = None) -> None:
+    """Train and evaluate the folds of the running bundle and report on them.
 
     Args:
         base_file: name of the complete config file (`train.json`) in the running bundle's `configs` folder.
+        report: called with folder, jobs and config when all folds are finished; None averages segmentations of MSD
+            datasets and decides their post-processing (`report_segmentations`).
 
     Raises:
         InputError: a key or the dataset breaks a rule, or folds failed; those are listed after all others are done.
@@ -62,8 +65,7 @@ def cross_validate(base_file: str) -> None:
     if rank.number > 0:
         return
     if not failures and not any(job.missing() for job in jobs):
-        cases = {case.name: case.label for case in config.value("source", 0).dataset.training}
-        report(folder, jobs, cases)
+        (report or report_segmentations)(folder, jobs, config)
         return
     report_progress(jobs, failures, folder)
 
@@ -174,6 +176,11 @@ class FoldRuns:
                 return f"its command ended well, but {missing} is missing. Cure: look into {job.output_file}"
             print(f"{where}fold {job.fold} is done in {duration(time.monotonic() - begun)}", flush=True)
         return ""
+
+
+def report_segmentations(folder: Path, jobs: Sequence[FoldJob], config: FoldConfig) -> dict[str, Any]:
+    """As `report`, of the running bundle's dataset."""
+    return report(folder, jobs, {case.name: case.label for case in config.value("source", 0).dataset.training})
 
 
 def report(folder: Path, jobs: Sequence[FoldJob], references: dict[str, Path | None]) -> dict[str, Any]:

@@ -33,12 +33,14 @@ class FoldJob:
         folder: of its run.
         cases: names of its validation cases.
         arguments: of `monai.bundle run` besides `run_id`, `resume` and `overwrite`.
+        label_maps: the evaluation writes a label map per case.
     """
 
     fold: int
     folder: Path
     cases: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    label_maps: bool = True
 
     @property
     def model(self) -> Path:
@@ -51,6 +53,10 @@ class FoldJob:
     @property
     def output_file(self) -> Path:
         return self.folder / OUTPUT_FILE
+
+    def summary(self) -> dict[str, Any]:
+        """Summary of the last evaluation."""
+        return _read(self.folder / "evaluation" / "summary.json")
 
     def metrics(self) -> dict[str, Any]:
         """Metrics of the last evaluation, case by case."""
@@ -80,7 +86,7 @@ class FoldJob:
             return "the evaluation of model.pt"
         if set(self.metrics()) != set(self.cases):
             return "the evaluation of all validation cases"
-        if not all(self.label_map(case).is_file() for case in self.cases):
+        if self.label_maps and not all(self.label_map(case).is_file() for case in self.cases):
             return "the predicted label maps"
         return ""
 
@@ -130,7 +136,7 @@ class FoldConfig:
         Raises:
             InputError: the file cannot be read.
         """
-        splits_file = self.value("splits_file")
+        splits_file = self.value("splits_file") if "splits_file" in self.config else ""
         if not splits_file:
             return int(self.value("nfolds"))
         try:
@@ -165,14 +171,15 @@ class FoldConfig:
             **self._changes(),
             "fold": fold,
             "output_dir": str(folder),
-            "save_preds": True,
         }
+        if "save_preds" in self.config:
+            arguments["save_preds"] = True
         arguments.pop("cv_folds", None)
         if "postprocess" in self.config:  # decided for all folds together
             arguments["postprocess"] = False
         if "pred_format" in self.config and "nii" not in str(self.value("pred_format")):
             arguments["pred_format"] = f"nii+{self.value('pred_format')}"
-        return FoldJob(fold, folder, tuple(cases), arguments)
+        return FoldJob(fold, folder, tuple(cases), arguments, label_maps="save_preds" in self.config)
 
     def _changes(self) -> dict[str, Any]:
         """Entries of the merged config that differ from the base file: overlays and what was typed."""

@@ -8,7 +8,7 @@ import torch
 
 from monai_ext.errors import InputError
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "radam")
+OPTIMIZERS = ("sgd", "adam", "adamw", "adam_l2", "radam")
 
 
 def make_optimizer(
@@ -18,6 +18,7 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     momentum: float = 0.99,
     nesterov: bool = True,
+    eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
     """Build an optimiser.
 
@@ -29,11 +30,13 @@ def make_optimizer(
 
     Args:
         parameters: what to train.
-        optimizer: `sgd`, `adamw` (`adam` is the same), or `radam` (Liu et al. 2020, with decoupled weight decay).
+        optimizer: `sgd`, `adamw` (`adam` is the same), `adam_l2` (weight decay as a term of the loss, as Keras has it)
+            or `radam` (Liu et al. 2020, with decoupled weight decay).
         learning_rate: peak learning rate.
-        weight_decay: coupled for `sgd`, decoupled for the others.
+        weight_decay: coupled for `sgd` and `adam_l2`, decoupled for the others.
         momentum: of `sgd`.
         nesterov: look ahead along the momentum of `sgd`; without effect where there is none.
+        eps: added to the root of the second moment; 1e-7 is the default of Keras.
 
     Raises:
         InputError: the name is unknown.
@@ -47,11 +50,14 @@ def make_optimizer(
             parameters, learning_rate, momentum, weight_decay=weight_decay, nesterov=ahead, fused=fused
         )
     if optimizer in ("adam", "adamw"):
-        return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=fused)
+        return torch.optim.AdamW(parameters, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
+    if optimizer == "adam_l2":
+        return torch.optim.Adam(parameters, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
     if optimizer == "radam":
         return torch.optim.RAdam(
             parameters,
             learning_rate,
+            eps=eps,
             weight_decay=weight_decay,
             decoupled_weight_decay=True,
             foreach=True if on_cuda else None,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from monai_ext.datasets.folds import Fold, leaking_groups, load_splits, make_fol
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
+from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
 from monai_ext.planning.fingerprint import Fingerprint, compute_fingerprint
 from monai_ext.planning.msd_plans import named_plan
@@ -26,22 +26,6 @@ from monai_ext.preprocessing.case_store import CaseStore
 from monai_ext.preprocessing.prepare import prepare_cases
 
 logger = logging.getLogger(__name__)
-PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
-RUN_FILES = (
-    "last.pt",
-    "model.pt",
-    "model_final.pt",
-    PLAN_FILE,
-    FOLD_FILE,
-    "metrics.json",
-    "overlay.png",
-    "log.jsonl",
-    "tensorboard",
-    "evaluation",
-    "predictions",
-    "postprocessing.json",
-    "fold_done.json",
-)
 
 
 @dataclass(frozen=True)
@@ -190,18 +174,15 @@ def prepare(
     Raises:
         InputError: the dataset, a key or the plan breaks a rule; every problem found is listed.
     """
-    if resume and overwrite:
-        raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
+    check_start(resume, overwrite)
     plan = ready_plan(
         source.dataset, store_dir, plan_options, network_options or {}, task, plan_file, mirror, dilation, data2d_dim,
         mixed_sizes, num_workers,
     )  # fmt: skip
-    _protect_training(Path(output_dir), plan, source.fold, overwrite)
+    protect_training(Path(output_dir), plan, source.fold, overwrite)
     logger.info("plan of %s:\n%s", source.dataset.name, plan.describe())
     store = prepare_cases(source.dataset, plan, cases_folder(store_dir, plan), num_workers)
-    write_text(Path(output_dir) / PLAN_FILE, plan.to_json())
-    names = {"train": list(source.fold.train), "val": list(source.fold.val)}
-    write_text(Path(output_dir) / FOLD_FILE, json.dumps(names, indent=1) + "\n")
+    record_start(Path(output_dir), plan, source.fold)
     return Prepared(source, plan, store)
 
 
@@ -278,27 +259,8 @@ def _check_dimensions(dataset: SegmentationDataset, spatial_dims: int, data2d_di
 
 
 def held_out_cases(source: Source, ckpt_path: str) -> list[Case]:
-    """Raw validation cases for the evaluation of a model, none of which it was trained on.
-
-    With `fold all` every case was trained on; that is said in a warning.
-
-    Raises:
-        InputError: the model was trained on some of the fold's validation cases.
-    """
-    path = Path(ckpt_path).parent / FOLD_FILE
-    if not path.is_file():
-        logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
-        return source.cases("val")
-    trained = json.loads(path.read_text(encoding="utf-8"))
-    seen = sorted(set(trained["train"]) & set(source.fold.val))
-    if seen and set(trained["train"]) == set(trained["val"]):
-        logger.warning("the model was trained on all cases: these scores are not of held-out cases")
-    elif seen:
-        raise InputError(
-            f"{ckpt_path}: was trained on {len(seen)} of the {len(source.fold.val)} validation cases "
-            f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''}). "
-            "Cure: the fold, nfolds, fold_seed, group_by or splits_file of the training"
-        )
+    """Raw validation cases for the evaluation of a model, none of which it was trained on; see `check_held_out`."""
+    check_held_out(source.fold, ckpt_path)
     return source.cases("val")
 
 
@@ -311,49 +273,3 @@ def unlabelled_cases(source: Source) -> list[Case]:
     if not source.dataset.test:
         raise InputError(f"{source.dataset.root}: has no test cases (imagesTs). Cure: use the run id training")
     return list(source.dataset.test)
-
-
-def _differences(folder: Path, plan: Plan, fold: Fold) -> list[str]:
-    """What the training in a folder has otherwise than the present plan and fold; empty if there is no training."""
-    if not any((folder / name).exists() for name in ("last.pt", "model.pt")):
-        return []
-    changed = []
-    if (folder / PLAN_FILE).exists():
-        trained, present = asdict(Plan.load(folder / PLAN_FILE)), asdict(plan)
-        changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if n != "why" and trained[n] != present[n]]
-    if (folder / FOLD_FILE).exists():
-        kept = json.loads((folder / FOLD_FILE).read_text(encoding="utf-8"))
-        for part, names in (("train", fold.train), ("val", fold.val)):
-            moved = len(set(kept[part]) ^ set(names))
-            changed += [f"{part} cases of the fold: {moved} of them differ"] if moved else []
-    return changed
-
-
-def _protect_training(folder: Path, plan: Plan, fold: Fold, overwrite: bool) -> None:
-    """Keep weights together with the plan and the fold they were trained with."""
-    if overwrite:
-        set_aside(folder)
-        return
-    changed = _differences(folder, plan, fold)
-    if changed:
-        listed = "\n".join(f"  - {line}" for line in changed)
-        raise InputError(
-            f"{folder}: the training in this folder differs from what the present keys and data give:\n{listed}\n"
-            f"Cure: the keys of that training (perhaps --plan_file {folder / PLAN_FILE}), another --output_dir, or "
-            "--overwrite True to start anew"
-        )
-
-
-def set_aside(folder: Path) -> None:
-    """Move an earlier run into `previous-N` of its own folder: what is overwritten is never lost."""
-    files = [folder / name for name in RUN_FILES if (folder / name).exists()]
-    if not files:
-        return
-    number = 1
-    while (folder / f"previous-{number}").exists():
-        number += 1
-    target = folder / f"previous-{number}"
-    target.mkdir(parents=True)
-    for path in files:
-        os.replace(path, target / path.name)
-    logger.info("the earlier run was moved to %s", target)

@@ -27,6 +27,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def score_title(name: str) -> str:
+    """`mean Dice` for the metric `mean_dice`."""
+    return name.replace("_dice", " Dice").replace("_", " ")
+
+
 class ProgressLog:
     """Progress bar per epoch, one log line per epoch, and a JSON line per epoch in `log_file`.
 
@@ -98,9 +103,10 @@ class ProgressLog:
         text = f"epoch {state.epoch}: loss {means.get('loss', float('nan')):.4f}"
         validation = getattr(state, "validation", None)
         if validation is not None and validation["iteration"] == state.iteration:
-            row["mean_dice"], row["class_dice"] = validation["mean_dice"], validation["dice"]
+            name, score = validation["name"], validation["score"]
+            row[name], row["class_dice"] = score, validation["dice"]
             per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["dice"].items())
-            text += f", validation Dice {validation['mean_dice']:.4f} ({per_class})"
+            text += f", validation {score_title(name)} {score:.4f} ({per_class})"
         row["minutes"] = self.budget.seconds / 60
         self._close(engine)
         logger.info("%s, %s left", text, duration(self.budget.seconds_left))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import monai_ext
 from monai_ext.engines.preparation import dataset_name
+from monai_ext.engines.run_protection import RunPlan, same_plan
 from monai_ext.errors import InputError
 from monai_ext.inferers.bfloat16_inferer import has_native_bfloat16
-from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +94,14 @@ def plan_beside(ckpt_path: str, bundle_root: str) -> str:
     return str(Path(bundle_root) / "configs" / "default_plan.json")
 
 
-def check_plan_beside(prepared: Plan, ckpt_path: str) -> None:
+def check_plan_beside(prepared: RunPlan, ckpt_path: str) -> None:
     """Training builds its network from the plan beside `ckpt_path`, so that must be the plan just prepared.
 
     Raises:
         InputError: another plan lies there.
     """
     path = Path(ckpt_path).parent / "plan.json"
-    if not path.is_file() or replace(Plan.load(path), why={}) != replace(prepared, why={}):
+    if not path.is_file() or not same_plan(prepared.load(path), prepared):
         raise InputError(
             f"--ckpt_path {ckpt_path}: the plan beside it is not the plan of this training. "
             "Cure: leave ckpt_path alone when training; --resume True goes on with a training"
@@ -174,3 +173,9 @@ def cpu_bfloat16(amp: bool, device: torch.device | str) -> bool:
         logger.warning("amp: this device has no bfloat16 instructions; everything is computed in float32")
         return False
     return True
+
+
+def steps_per_rank(max_steps: int) -> int:
+    """Optimiser steps of this process: the steps of all processes together, divided by their number, at least 1."""
+    running = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return max(1, max_steps // (torch.distributed.get_world_size() if running else 1))

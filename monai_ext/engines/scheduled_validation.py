@@ -56,6 +56,7 @@ class ScheduledValidation(ValidationHandler):
         self.best = -math.inf
         self.best_epoch = 0
         self.best_dice: dict[str, float] = {}
+        self.score_name = ""
         self.last_iteration = 0
         self.last_dice: dict[str, float] = {}
 
@@ -76,14 +77,21 @@ class ScheduledValidation(ValidationHandler):
             raise RuntimeError("no validator is set")
         self.validator.run(max(1, engine.state.epoch))
         state: Any = self.validator.state
-        metric = float(state.metrics[state.key_metric_name])
+        name = state.key_metric_name
+        metric = float(state.metrics[name])
         self.last_iteration = engine.state.iteration
         self.last_dice = dict(state.dice)
         self.schedule.report_metric(metric)
         if metric > self.best:
             self.best, self.best_epoch, self.best_dice = metric, engine.state.epoch, dict(state.dice)
             save_tensors(self.folder / "model.pt", self.network.state_dict())
-        engine.state.validation = {"iteration": engine.state.iteration, "mean_dice": metric, "dice": dict(state.dice)}
+        self.score_name = name
+        engine.state.validation = {
+            "iteration": engine.state.iteration,
+            "name": name,
+            "score": metric,
+            "dice": dict(state.dice),
+        }
 
     def has_plateaued(self, engine: Any) -> bool:
         """Whether no validation of the last `patience` epochs was better than the best before."""
@@ -103,7 +111,7 @@ class ScheduledValidation(ValidationHandler):
         save_tensors(self.folder / "model_final.pt", self.network.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best", "best_epoch", "best_dice", "last_iteration", "last_dice")
+        names = ("best", "best_epoch", "best_dice", "score_name", "last_iteration", "last_dice")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -5,37 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ignite.engine import Engine, Events
-from monai.utils.enums import CommonKeys
 
-from monai_ext.evaluation.overlay_picture import compose_overlay
-from monai_ext.planning.plan import Plan
+from monai_ext.engines.validation_picture import ValidationPicture
 
 
 class TensorBoardLog:
-    """Writes scalars after every epoch and a picture of the first validation case after every validation.
+    """Writes scalars after every epoch and a picture after every validation.
 
     The event file is opened when training starts, not when the config is parsed.
 
     Args:
         folder: log directory.
-        evaluator: the validation engine; its last outputs are drawn.
-        plan: names of the classes and spacing of the drawn slices.
+        evaluator: the validation engine.
+        picture: draws its outputs.
     """
 
-    def __init__(self, folder: str | Path, evaluator: Any, plan: Plan) -> None:
+    def __init__(self, folder: str | Path, evaluator: Any, picture: ValidationPicture) -> None:
         self.folder = str(folder)
         self.evaluator = evaluator
-        self.plan = plan
+        self.picture = picture
         self._writer: Any = None
-        self.sample: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._drawn = 0
         self._first_step = 0
 
     def attach(self, engine: Engine) -> None:
-        self.evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self._forget())
-        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._keep)
+        self.evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self.picture.forget())
+        self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self.picture.keep(e.state.output))
         engine.add_event_handler(Events.STARTED, self._note_first_step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._scalars)
         engine.add_event_handler(Events.COMPLETED, self._close)
@@ -52,19 +48,6 @@ class TensorBoardLog:
     def _note_first_step(self, engine: Any) -> None:
         self._first_step = engine.state.iteration
 
-    def _forget(self) -> None:
-        self.sample = None
-
-    def _keep(self, engine: Any) -> None:
-        if self.sample is not None:
-            return
-        output = engine.state.output
-        prediction = output[CommonKeys.PRED]
-        prediction = prediction[0] if isinstance(prediction, list | tuple) else prediction
-        labels = prediction[0].argmax(0) if prediction.shape[1] > 1 else prediction[0, 0]
-        image, reference = output[CommonKeys.IMAGE][0, 0], output[CommonKeys.LABEL][0, 0]
-        self.sample = (image.float().cpu().numpy(), reference.cpu().numpy(), labels.cpu().numpy())
-
     def _scalars(self, engine: Any) -> None:
         state, step = engine.state, engine.state.iteration
         for name, value in getattr(state, "epoch_means", {}).items():
@@ -76,11 +59,11 @@ class TensorBoardLog:
         if validation is None or validation["iteration"] != step or self._drawn == step:
             return
         self._drawn = step
-        self.writer.add_scalar("validation/mean_dice", validation["mean_dice"], step)
+        self.writer.add_scalar(f"validation/{validation['name']}", validation["score"], step)
         for name, value in validation["dice"].items():
             self.writer.add_scalar(f"validation/dice_{name}", value, step)
-        if self.sample is not None:
-            picture = compose_overlay(*self.sample, self.plan.foreground_classes, self.plan.voxel_size)
+        picture = self.picture.compose()
+        if picture is not None:
             self.writer.add_image("validation/slices", picture, step, dataformats="HWC")
 
     def _close(self, engine: Any) -> None:

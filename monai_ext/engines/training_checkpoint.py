@@ -12,9 +12,9 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.atomic_files import remove_partials, save_tensors
+from monai_ext.engines.run_protection import RunPlan
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
-from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
@@ -68,7 +68,7 @@ class TrainingCheckpoint:
     def __init__(
         self,
         folder: str | Path,
-        plan: Plan,
+        plan: RunPlan,
         parts: dict[str, Any],
         stream: SampleStream,
         resume: bool = False,
@@ -95,15 +95,11 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
 
-    def _signature(self) -> str:
-        plan = self.plan
-        return f"{plan.preprocessing_hash()} {plan.strides} {plan.kernels} {plan.features} {plan.patch_size}"
-
     def save(self, engine: Any) -> None:
         """Write `last.pt`; the previous one stays until the new one is complete."""
         content = {
             "format": FORMAT,
-            "plan": self._signature(),
+            "plan": self.plan.signature(),
             "options": self.options,
             "iteration": engine.state.iteration,
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
@@ -121,17 +117,17 @@ class TrainingCheckpoint:
             raise InputError(
                 f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew"
             )
-        if content["plan"] != self._signature():
+        if content["plan"] != self.plan.signature():
             raise InputError(
                 f"{self.path}: was trained with another plan ({content['plan']}) than the present one "
-                f"({self._signature()}). Cure: restore the plan.json it belongs to, or start anew in another output_dir"
+                f"({self.plan.signature()}). Cure: restore the plan.json it belongs to, or another output_dir"
             )
         before = content["options"]
         changed = [f"--{n} {before.get(n)} -> {v}" for n, v in self.options.items() if before.get(n) != v]
         if changed:
             raise InputError(
                 f"{self.path}: the training was begun with other keys: {', '.join(changed)}. "
-                "Cure: the former values, or start anew in another output_dir"
+                "Cure: the former values, or another output_dir"
             )
         for name, part in self.parts.items():
             part.load_state_dict(content[name])

@@ -9,12 +9,12 @@ from typing import Any
 
 from monai_ext.atomic_files import write_text
 from monai_ext.engines.interruption import Interruption
-from monai_ext.engines.progress_log import duration
+from monai_ext.engines.progress_log import duration, score_title
+from monai_ext.engines.run_protection import RunPlan
 from monai_ext.engines.scheduled_validation import ScheduledValidation
 from monai_ext.engines.tensorboard_log import TensorBoardLog
 from monai_ext.engines.training_budget import TrainingBudget
-from monai_ext.evaluation.overlay_picture import draw_overlay
-from monai_ext.planning.plan import Plan
+from monai_ext.evaluation.overlay_picture import save_picture
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class TrainingReport:
     def __init__(
         self,
         folder: str | Path,
-        plan: Plan,
+        plan: RunPlan,
         validation: ScheduledValidation,
         budget: TrainingBudget,
         tensorboard: TensorBoardLog,
@@ -57,10 +57,11 @@ class TrainingReport:
             return
         best, final = self.validation.best_dice, self.validation.last_dice
         content = {
-            "mean_dice": self.validation.best,
+            "mean_dice": self._foreground(best),
+            self.validation.score_name: self.validation.best,
             "dice": best,
             "best_epoch": self.validation.best_epoch,
-            "final_mean_dice": sum(final.values()) / max(1, len(final)),
+            "final_mean_dice": self._foreground(final),
             "final_dice": final,
             "iterations": iteration,
             "training_minutes": round(self.budget.seconds / 60, 3),
@@ -69,17 +70,22 @@ class TrainingReport:
         write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
         print(self._table(best, final))
         files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
-        sample = self.tensorboard.sample
-        if sample is not None:
-            classes, title = self.plan.foreground_classes, f"{self.plan.dataset}, first validation case"
-            draw_overlay(self.folder / "overlay.png", *sample, classes, self.plan.voxel_size, title)
+        picture = self.tensorboard.picture.compose(f"{self.plan.dataset}, first validation case")
+        if picture is not None:
+            save_picture(self.folder / "overlay.png", picture)
         if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"
         for name, file in files.items():
             print(f"{name + ':':<13}{(self.folder / file).resolve()}")
         print(f"{'curves:':<13}tensorboard --logdir {Path(self.tensorboard.folder).resolve()}")
         logger.info("%d steps in %s", iteration, duration(self.budget.seconds))
-        logger.info("mean foreground Dice %.3f", self.validation.best)
+        if self.validation.score_name != "mean_dice":
+            logger.info("%s %.3f", score_title(self.validation.score_name), self.validation.best)
+        logger.info("mean foreground Dice %.3f", content["mean_dice"])
+
+    def _foreground(self, dice: dict[str, float]) -> float:
+        named = [dice[name] for name in self.plan.foreground_classes if name in dice]
+        return sum(named) / max(1, len(named))
 
     def _table(self, best: dict[str, float], final: dict[str, float]) -> str:
         width = max(len("mean"), *(len(name) for name in best))
@@ -87,6 +93,6 @@ class TrainingReport:
         column = len(rows[0].split("  ")[1])
         for name in best:
             rows.append(f"{name:<{width}}  {best[name]:<{column}.4f}  {final.get(name, float('nan')):.4f}")
-        mean_final = sum(final.values()) / max(1, len(final))
-        rows.append(f"{'mean':<{width}}  {self.validation.best:<{column}.4f}  {mean_final:.4f}")
+        if len(self.plan.foreground_classes) > 1:
+            rows.append(f"{'mean':<{width}}  {self._foreground(best):<{column}.4f}  {self._foreground(final):.4f}")
         return "\n".join(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,20 @@ def config_files() -> list[Path]:
             if files and all(isinstance(file, str | Path) and Path(file).is_file() for file in files):
                 return [Path(str(file)) for file in files]
     return []
+
+
+def redirect(runs: Mapping[str, str], enabled: bool = True) -> None:
+    """Let run ids do what others do; for `initialize`, before anything is made.
+
+    Args:
+        runs: run id to the one whose steps replace it.
+        enabled: False changes nothing.
+    """
+    workflow = running_workflow()
+    if enabled and workflow is not None:
+        steps = {target: workflow.parser[target] for target in runs.values()}
+        for name, target in runs.items():
+            workflow.parser[name] = steps[target]
 
 
 def bundle_root() -> str:

@@ -44,10 +44,14 @@ def draw_overlay(
     num_slices: int = 3,
 ) -> None:
     """Write the picture of `compose_overlay` as a PNG file, whole or not at all; `title` defaults to the file name."""
+    path = Path(path)
+    save_picture(path, compose_overlay(image, reference, prediction, classes, spacing, title or path.stem, num_slices))
+
+
+def save_picture(path: Path, picture: np.ndarray) -> None:
+    """Write `[height, width, 3]` uint8 RGB as a PNG file, whole or not at all."""
     from PIL import Image
 
-    path = Path(path)
-    picture = compose_overlay(image, reference, prediction, classes, spacing, title or path.stem, num_slices)
     with replacing(path) as partial:
         Image.fromarray(picture).save(partial, format="PNG")
 

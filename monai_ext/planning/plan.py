@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from monai_ext.errors import InputError
+from monai_ext.planning.plan_file import plan_from_dict, read_plan_file
 
 PLAN_VERSION = 1
 CROP_RULES = ("nonzero", "positive", "none")
@@ -119,6 +118,10 @@ class Plan:
         content["intensity"] = [asdict(i) for i in self.intensity] if "ct" in self.normalization else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    def signature(self) -> str:
+        """What weights and optimiser state depend on: preprocessing, network and patch."""
+        return f"{self.preprocessing_hash()} {self.strides} {self.kernels} {self.features} {self.patch_size}"
+
     def _later_preprocessing(self) -> dict[str, Any]:
         return {
             "slice_axis": self.slice_axis or None,
@@ -152,18 +155,7 @@ class Plan:
         Raises:
             InputError: a field is missing, unknown, of another type, or contradicts another field.
         """
-        unknown = sorted(set(content) - set(cls.__dataclass_fields__))
-        if unknown:
-            raise InputError(f"{source}: unknown fields {unknown}. Cure: remove them or restore the original plan")
-        try:
-            plan = TypeAdapter(cls).validate_python(dict(content))
-        except ValidationError as error:
-            lines = [
-                f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']} (found {e['input']!r:.60})" for e in error.errors()
-            ]
-            raise InputError(
-                "\n  - ".join([f"{source} is not a valid plan. Cure: mend these fields", *lines])
-            ) from error
+        plan = plan_from_dict(cls, content, source)
         plan.check(source)
         return plan
 
@@ -174,16 +166,7 @@ class Plan:
         Raises:
             InputError: the file is missing, not JSON, or not a valid plan.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: plan not found. Cure: keep plan.json beside model.pt, or train first")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}: not JSON ({error}). Cure: restore the plan or delete it to plan again"
-            ) from error
-        return cls.from_dict(content, path)
+        return cls.from_dict(read_plan_file(path), path)
 
     def check(self, source: str | Path = "plan") -> None:
         """Raise `InputError` if fields contradict each other."""

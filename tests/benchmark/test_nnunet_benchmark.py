@@ -109,8 +109,8 @@ def test_profile_is_recorded_after_the_timed_steps(tmp_path: Path) -> None:
 
 
 def test_published_figures_are_shown_for_their_own_configuration_only() -> None:
-    assert {f["device"] for f in published_figures(BenchmarkOptions("train"))} == {"A100 80G", "V100 16G"}
-    assert published_figures(BenchmarkOptions("train", batch_size=3)) == []
+    assert {f["device"] for f in published_figures("nnunet", "train", 3, 2)} == {"A100 80G", "V100 16G"}
+    assert published_figures("nnunet", "train", 3, 3) == []
     assert BenchmarkOptions("train").is_published
     assert not BenchmarkOptions("train", base_features=16).is_published
     assert not BenchmarkOptions("train", deep_supervision=True).is_published
@@ -119,7 +119,7 @@ def test_published_figures_are_shown_for_their_own_configuration_only() -> None:
 def test_table_shows_every_statistic_and_says_whose_figures_follow() -> None:
     about = {"mode": "train", "spatial_dims": 3, "patch_size": (128, 128, 128), "precision": "float32"}
     row = benchmark_row("nnunet", Timing((0.5, 1.5), 2, 3), about)
-    title, header, here, *rest = format_benchmark(row, published_figures(BenchmarkOptions("train"))).splitlines()
+    title, header, here, *rest = format_benchmark(row, published_figures("nnunet", "train", 3, 2)).splitlines()
     assert "patch 128x128x128, 3 steps warm-up, 2 timed" in title
     assert header.split() == ["precision", "img/s", "ms", "mean", "50", "%", "90", "%", "95", "%", "99", "%", "max"]
     assert here.split()[-7:] == ["2", "1000", "1000", "1400", "1450", "1490", "1500"]

@@ -46,7 +46,7 @@ def test_nesterov_needs_momentum() -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--optimizer 'lion'.*Cure: one of sgd, adam, adamw, radam"):
+    with pytest.raises(InputError, match=r"--optimizer 'lion'.*Cure: one of sgd, adam, adamw, adam_l2, radam"):
         make_optimizer([parameter()], "lion")
 
 

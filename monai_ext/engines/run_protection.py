@@ -1,0 +1,157 @@
+"""Keeps what belongs to one training together: weights, plan and fold; nothing is mixed, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from monai_ext.atomic_files import write_text
+from monai_ext.datasets.folds import Fold
+from monai_ext.errors import InputError
+
+logger = logging.getLogger(__name__)
+PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
+RUN_FILES = (
+    "last.pt",
+    "model.pt",
+    "model_final.pt",
+    PLAN_FILE,
+    FOLD_FILE,
+    "metrics.json",
+    "overlay.png",
+    "log.jsonl",
+    "tensorboard",
+    "evaluation",
+    "predictions",
+    "postprocessing.json",
+    "fold_done.json",
+)
+
+
+class RunPlan(Protocol):
+    """What a plan offers to the parts that every bundle shares: a frozen dataclass that is stored as JSON."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+
+    @property
+    def foreground_classes(self) -> dict[str, int]:
+        """Class name to the value that it has in pictures."""
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Of pictures, in mm."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read it from a file."""
+
+    def to_json(self) -> str:
+        """Text of the file."""
+
+    def signature(self) -> str:
+        """What weights and optimiser state depend on."""
+
+
+def check_start(resume: bool, overwrite: bool) -> None:
+    """Raise `InputError` if a training is to go on and to begin anew."""
+    if resume and overwrite:
+        raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
+
+
+def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool) -> None:
+    """Refuse to mix a new training with an earlier one of another plan or fold; with `overwrite` set that aside.
+
+    Raises:
+        InputError: the training in the folder has another plan or fold.
+    """
+    if overwrite:
+        set_aside(folder)
+        return
+    changed = _differences(folder, plan, fold)
+    if changed:
+        listed = "\n".join(f"  - {line}" for line in changed)
+        raise InputError(
+            f"{folder}: the training in this folder differs from what the present keys and data give:\n{listed}\n"
+            f"Cure: the keys of that training (perhaps --plan_file {folder / PLAN_FILE}), another --output_dir, or "
+            "--overwrite True to start anew"
+        )
+
+
+def record_start(folder: Path, plan: RunPlan, fold: Fold) -> None:
+    """Write plan and fold beside where the weights will lie."""
+    write_text(folder / PLAN_FILE, plan.to_json())
+    names = {"train": list(fold.train), "val": list(fold.val)}
+    write_text(folder / FOLD_FILE, json.dumps(names, indent=1) + "\n")
+
+
+def check_held_out(fold: Fold, ckpt_path: str) -> None:
+    """Make sure that a model was trained on none of a fold's validation cases.
+
+    With `fold all` every case was trained on; that is said in a warning.
+
+    Raises:
+        InputError: the model was trained on some of them.
+    """
+    path = Path(ckpt_path).parent / FOLD_FILE
+    if not path.is_file():
+        logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
+        return
+    trained = json.loads(path.read_text(encoding="utf-8"))
+    seen = sorted(set(trained["train"]) & set(fold.val))
+    if seen and set(trained["train"]) == set(trained["val"]):
+        logger.warning("the model was trained on all cases: these scores are not of held-out cases")
+    elif seen:
+        raise InputError(
+            f"{ckpt_path}: was trained on {len(seen)} of the {len(fold.val)} validation cases "
+            f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''}). "
+            "Cure: the keys that chose the fold of the training (fold, nfolds, its seed or rule, group_by, splits_file)"
+        )
+
+
+def same_plan(a: RunPlan, b: RunPlan) -> bool:
+    """Whether two plans decide the same, whatever reasons they give."""
+    return type(a) is type(b) and _fields(a) == _fields(b)
+
+
+def set_aside(folder: Path) -> None:
+    """Move an earlier run into `previous-N` of its own folder: what is overwritten is never lost."""
+    files = [folder / name for name in RUN_FILES if (folder / name).exists()]
+    if not files:
+        return
+    number = 1
+    while (folder / f"previous-{number}").exists():
+        number += 1
+    target = folder / f"previous-{number}"
+    target.mkdir(parents=True)
+    for path in files:
+        os.replace(path, target / path.name)
+    logger.info("the earlier run was moved to %s", target)
+
+
+def _differences(folder: Path, plan: RunPlan, fold: Fold) -> list[str]:
+    """What the training in a folder has otherwise than the present plan and fold; empty if there is no training."""
+    if not any((folder / name).exists() for name in ("last.pt", "model.pt")):
+        return []
+    changed = []
+    if (folder / PLAN_FILE).exists():
+        trained, present = _fields(plan.load(folder / PLAN_FILE)), _fields(plan)
+        changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if trained[n] != present[n]]
+    if (folder / FOLD_FILE).exists():
+        kept = json.loads((folder / FOLD_FILE).read_text(encoding="utf-8"))
+        for part, names in (("train", fold.train), ("val", fold.val)):
+            moved = len(set(kept[part]) ^ set(names))
+            changed += [f"{part} cases of the fold: {moved} of them differ"] if moved else []
+    return changed
+
+
+def _fields(plan: RunPlan) -> Mapping[str, Any]:
+    return {name: value for name, value in asdict(plan).items() if name != "why"}
