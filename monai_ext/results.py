@@ -15,25 +15,12 @@ from typing import Any
 
 from monai_ext.atomic_files import write_text
 from monai_ext.errors import InputError
+from monai_ext.evaluation.slice_report import SLICE_SCORES, STACK_SCORES
 
-COLUMNS = (
-    "recipe",
-    "dataset",
-    "fold",
-    "cases",
-    "training_minutes",
-    "steps",
-    "class_dice",
-    "mean_dice",
-    "surface_dice_1mm",
-    "hd95_mm",
-    "device",
-    "torch",
-    "monai",
-    "commit",
-    "date",
-    "command",
-)
+FIRST = ("recipe", "dataset", "fold", "cases", "training_minutes", "steps")
+LAST = ("device", "torch", "monai", "commit", "date", "command")
+COLUMNS = (*FIRST, "class_dice", "mean_dice", "surface_dice_1mm", "hd95_mm", *LAST)
+SLICE_COLUMNS = (*FIRST, *SLICE_SCORES, *STACK_SCORES, *LAST)  # of EM bundles
 TABLE = re.compile(r"(<!-- results: (?P<file>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -79,8 +66,6 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
     if missing:
         raise InputError(f"{run}: lacks {', '.join(missing)}. Cure: run train_and_evaluate first")
     training, plan, summary = (json.loads(path.read_text(encoding="utf-8")) for path in files)
-    means = summary["foreground_mean"]
-    class_dice = ", ".join(f"{name} {values['dice']['mean']:.4f}" for name, values in summary["classes"].items())
     return {
         "recipe": recipe,
         "dataset": plan["dataset"],
@@ -88,10 +73,7 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
         "cases": summary["num_cases"],
         "training_minutes": f"{training['training_minutes']:.1f}",
         "steps": training["iterations"],
-        "class_dice": class_dice,
-        "mean_dice": f"{means['dice']:.4f}",
-        "surface_dice_1mm": f"{means['surface_dice']:.4f}",
-        "hd95_mm": f"{means['hd95_mm']:.2f}",
+        **(_slice_scores(summary) if "soft_dice" in summary else _class_scores(summary)),
         "device": device_name(),
         "torch": version("torch"),
         "monai": version("monai"),
@@ -101,6 +83,21 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
     }
 
 
+def _class_scores(summary: dict[str, Any]) -> dict[str, str]:
+    means = summary["foreground_mean"]
+    class_dice = ", ".join(f"{name} {values['dice']['mean']:.4f}" for name, values in summary["classes"].items())
+    return {
+        "class_dice": class_dice,
+        "mean_dice": f"{means['dice']:.4f}",
+        "surface_dice_1mm": f"{means['surface_dice']:.4f}",
+        "hd95_mm": f"{means['hd95_mm']:.2f}",
+    }
+
+
+def _slice_scores(summary: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{summary[name]:.4f}" for name in (*SLICE_SCORES, *STACK_SCORES)}
+
+
 def append_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row to a result file; the file is made with its header if it does not exist.
 
@@ -108,8 +105,10 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         InputError: the file has other columns.
     """
     rows = read_rows(path) if path.exists() else []
+    if rows and set(rows[0]) != set(row):
+        raise InputError(f"{path}: holds results of another kind of bundle. Cure: another result file")
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
     writer.writeheader()
     writer.writerows([*rows, row])
     write_text(path, text.getvalue())
@@ -125,14 +124,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: result file not found. Cure: `python -m monai_ext record` writes it")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, SLICE_COLUMNS):
             raise InputError(f"{path}: has columns {reader.fieldnames}, not {list(COLUMNS)}. Cure: restore the file")
         return list(reader)
 
 
 def markdown_table(rows: list[dict[str, str]]) -> str:
     """Markdown table of result rows, followed by the commands."""
-    shown = [name for name in COLUMNS if name != "command"]
+    shown = [name for name in rows[0] if name != "command"] if rows else []
     lines = ["| " + " | ".join(name.replace("_", " ") for name in shown) + " |", "|" + " --- |" * len(shown)]
     lines += ["| " + " | ".join(row[name] for name in shown) + " |" for row in rows]
     commands = dict.fromkeys(row["command"] for row in rows)

@@ -11,6 +11,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 NNUNET = REPOSITORY / "bundles" / "nnunet" / "configs"
+UNET_EM = REPOSITORY / "bundles" / "unet_em" / "configs"
 
 
 @dataclass(frozen=True)

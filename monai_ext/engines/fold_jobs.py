@@ -177,7 +177,7 @@ class FoldConfig:
         arguments.pop("cv_folds", None)
         if "postprocess" in self.config:  # decided for all folds together
             arguments["postprocess"] = False
-        if "pred_format" in self.config and "nii" not in str(self.value("pred_format")):
+        if "save_preds" in self.config and "nii" not in str(self.value("pred_format")):
             arguments["pred_format"] = f"nii+{self.value('pred_format')}"
         return FoldJob(fold, folder, tuple(cases), arguments, label_maps="save_preds" in self.config)
 

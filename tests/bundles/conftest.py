@@ -1,4 +1,4 @@
-"""One tiny training that the tests of this folder share."""
+"""One tiny training of every bundle that the tests of this folder share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from bundle_commands import Finished, bundle_run
+from bundle_commands import UNET_EM, Finished, bundle_run
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
-    """Working directory of a tiny training on the phantom, and what it printed."""
+    """Working directory of a tiny nnU-Net training on the phantom, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     return folder, bundle_run(folder, "training", "train.json", "tiny.json")
+
+
+@pytest.fixture(scope="session")
+def trained_em(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """Working directory of a tiny EM training and evaluation on the phantom, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained_em")
+    return folder, bundle_run(folder, "train_and_evaluate", "train.json", "tiny.json", bundle=UNET_EM)

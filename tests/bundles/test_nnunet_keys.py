@@ -15,8 +15,7 @@ from bundle_commands import NNUNET
 from monai_ext.datasets.folds import make_folds
 from monai_ext.engines.config_keys import load_key_specs
 from monai_ext.engines.preparation import prepare_part
-
-Check = Callable[[ConfigParser], bool]
+from parsed_configs import Check, chain, fold, group, handler, part, plan
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +36,6 @@ def configured(shared_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return workflow.parser
 
     return configure
-
-
-def part(name: str) -> Callable[[ConfigParser], Any]:
-    return lambda parser: parser.get_parsed_content(name)
-
-
-def plan(p: ConfigParser) -> Any:
-    return part("prepared")(p).plan
-
-
-def fold(p: ConfigParser) -> Any:
-    return part("prepared")(p).fold
-
-
-def handler(name: str) -> Callable[[ConfigParser], Any]:
-    return lambda p: next(h for h in part("train#handlers")(p) if type(h).__name__ == name)
-
-
-def group(p: ConfigParser) -> dict[str, Any]:
-    return part("optimizer_def")(p).param_groups[0]
 
 
 def modules(p: ConfigParser) -> set[str]:
@@ -135,7 +114,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "batch_dice": ({"batch_dice": True}, lambda p: part("loss")(p).loss.batch_dice is True),
     "oversampling": ({"oversampling": 1.0}, lambda p: part("train#crop")(p).oversampling == 1),
     "crop_mode": ({"crop_mode": "per_sample"}, lambda p: part("train#crop")(p).mode == "per_sample"),
-    "mirror": ({"mirror": 0.5}, lambda p: any(type(t).__name__ == "RandMirrord" for t in _chain(p))),
+    "mirror": ({"mirror": 0.5}, lambda p: any(type(t).__name__ == "RandMirrord" for t in chain(p))),
     "overlap": ({"overlap": 0.25}, lambda p: part("validate#inferer")(p).overlap == 0.25),
     "blend": ({"blend": "constant"}, lambda p: part("validate#inferer")(p).blend == "constant"),
     "sw_batch_size": ({"sw_batch_size": 7}, lambda p: part("validate#inferer")(p).sw_batch_size == 7),
@@ -176,10 +155,6 @@ ELSEWHERE = {
     "results_file": "bundles/test_nnunet_benchmark.py::test_benchmarks_time_the_bundle_and_leave_no_model",
     "part": "bundles/test_nnunet_keys.py::test_parts_are_prepared",
 }
-
-
-def _chain(parser: ConfigParser) -> list[Any]:
-    return list(part("train#preprocessing")(parser).transforms)
 
 
 def _spread(weight: torch.Tensor) -> float:

@@ -15,15 +15,16 @@ import nbformat
 import numpy as np
 import pytest
 
-from bundle_commands import NNUNET, REPOSITORY
+from bundle_commands import NNUNET, REPOSITORY, UNET_EM
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
+from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
 
 FOLDER = REPOSITORY / "notebooks"
-NAMES = ("custom_dataset", "explore_dataset")
+BUNDLES = {"custom_dataset": NNUNET.parent, "em_membranes": UNET_EM.parent, "explore_dataset": NNUNET.parent}
+NAMES = tuple(BUNDLES)
 LIMIT = 1_500_000  # bytes: a diff that a person still opens
-SHORT = {"bundle_dir": str(NNUNET.parent), "work_dir": "work"}
 
 
 def stored(name: str) -> Any:
@@ -72,7 +73,7 @@ def private_jupyter(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 def execute(name: str, folder: Path, **changed: Any) -> Any:
     """Run a notebook in a working directory, its parameters replaced; a cell that fails raises."""
     notebook = stored(name)
-    values = parameters(notebook) | SHORT
+    values = parameters(notebook) | {"bundle_dir": str(BUNDLES[name]), "work_dir": "work"}
     assert set(changed) <= set(values)
     code_cells(notebook)[0].source = "\n".join(f"{key} = {value!r}" for key, value in (values | changed).items())
     for cell in code_cells(notebook):
@@ -126,13 +127,13 @@ def test_bundle_is_found_from_where_the_notebook_is_or_asked_for(
     exec("import os\nfrom pathlib import Path\n" + ast.unparse(function), scope)
     monkeypatch.setattr(monai_ext, "__file__", str(tmp_path / "site-packages" / "monai_ext" / "__init__.py"))
     monkeypatch.chdir(FOLDER)
-    assert scope["find_bundle"]("").resolve() == NNUNET.parent
+    assert scope["find_bundle"]("").resolve() == BUNDLES[name]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="bundle_dir"):
         scope["find_bundle"]("")
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         scope["find_bundle"]("elsewhere")
-    assert scope["find_bundle"](str(NNUNET.parent)).resolve() == NNUNET.parent
+    assert scope["find_bundle"](str(BUNDLES[name])).resolve() == BUNDLES[name]
 
 
 @pytest.mark.usefixtures("private_jupyter")
@@ -194,3 +195,29 @@ def test_phantom_is_explored(tmp_path: Path, spatial_dims: int) -> None:
     for field in ("patch_size", "batch_size", "strides", "normalization"):
         assert field in plan.why
         assert f">{field}</td>" in text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_membranes_are_learned_and_judged(tmp_path: Path) -> None:
+    """With the sizes of tiny.json: two steps teach nothing, but every cell runs and every file is there."""
+    tiny = json.loads((UNET_EM / "tiny.json").read_text())
+    network = {key: tiny[key] for key in ("base_features", "levels", "batch_size", "patch_size", "num_workers")}
+    length = {key: tiny[key] for key in ("max_epochs", "epoch_length")}
+    notebook = execute("em_membranes", tmp_path, **length, more_keys={**network, "thresholds": [0.3, 0.6]})
+    assert pictures(notebook) >= 6
+    work = tmp_path / "work"
+    assert EmPlan.load(work / "run" / "plan.json").base_features == tiny["base_features"]
+    rows = [json.loads(line) for line in (work / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [2]
+    views = [
+        json.loads((work / name / "evaluation" / "summary.json").read_text()) for name in ("one_view", "eight_views")
+    ]
+    assert [view["tta"] for view in views] == [False, True]
+    assert views[0]["model_sha256"] == views[1]["model_sha256"]
+    text = printed(notebook)
+    for view in views:
+        assert f"{view['soft_dice']:.4f}" in text
+    assert f"tried in the evaluation: {views[1]['rand_threshold']:g}" in text
+    assert (work / "predictions" / "test-masks.tif").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
