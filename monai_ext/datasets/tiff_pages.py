@@ -117,12 +117,13 @@ def _entry(content: bytes, at: int, order: str, big: bool) -> tuple[int, list[in
     tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), content, at)
     inline, pointer = (8, "Q") if big else (4, "I")
     at += 12 if big else 8
+    size = count * TYPE_BYTES.get(kind, 1)
+    if size > inline:
+        at = _unpack(order + pointer, content, at)
+    if at + size > len(content):
+        raise ValueError("is cut off: tags lie beyond the end of the file")
     if kind not in FORMATS:
         return tag, []
-    if count * TYPE_BYTES[kind] > inline:
-        at = _unpack(order + pointer, content, at)
-    if at + count * TYPE_BYTES[kind] > len(content):
-        raise ValueError("is cut off: tags lie beyond the end of the file")
     return tag, list(struct.unpack_from(f"{order}{count}{FORMATS[kind]}", content, at))
 
 

@@ -1,0 +1,83 @@
+"""Structure of TIFF files: both byte orders, BigTIFF, strips and tiles, and every way of being cut off."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import itk
+import numpy as np
+import pytest
+from PIL import Image
+
+from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
+from monai_ext.errors import InputError
+
+
+def handmade(order: str = "<", big: bool = False, pages: int = 2, next_page: int | None = None) -> bytes:
+    """TIFF of 4 x 3 pixels a page, written tag by tag; `next_page` overrides where the last page points to."""
+    pointer, count, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    head += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8)
+    body, start = b"", len(head)
+    for page in range(pages):
+        tags = [(256, 4), (257, 3), (258, 8), (277, 1), (279, 12)]
+        size = struct.calcsize(order + count) + 6 * struct.calcsize(order + entry) + struct.calcsize(order + pointer)
+        here = start + len(body)
+        tags.insert(3, (273, here + size))
+        block = struct.pack(order + count, len(tags))
+        for tag, value in tags:
+            block += struct.pack(
+                order + entry, tag, 4, 1, struct.pack(order + "I", value).ljust(8 if big else 4, b"\0")
+            )
+        after = here + size + 12
+        last = page == pages - 1
+        block += struct.pack(order + pointer, (next_page or 0) if last else after)
+        body += block + bytes(range(12))
+    return head + body
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_byte_orders_and_big_files(order: str, big: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(handmade(order, big))
+    assert tiff_pages(path) == [TiffPage(3, 4, 1, 8, False, False)] * 2
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_every_shortened_file_is_refused(big: bool, tmp_path: Path) -> None:
+    """Wherever the file ends too early: never a page with invented pixels, never another exception."""
+    whole = handmade(big=big)
+    path = tmp_path / "a.tif"
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.tif: .*Cure"):
+            tiff_pages(path)
+
+
+def test_files_of_other_programs(tmp_path: Path) -> None:
+    array = np.arange(2 * 30 * 40, dtype=np.float32).reshape(2, 30, 40)
+    itk.imwrite(itk.image_from_array(array), str(tmp_path / "itk.tif"), compression=True)
+    assert tiff_pages(tmp_path / "itk.tif") == [TiffPage(30, 40, 1, 32, True, False)] * 2
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "rgb.tif")
+    assert tiff_pages(tmp_path / "rgb.tif")[0].channels == 3
+    Image.fromarray(np.zeros((5, 6), np.uint8)).convert("P").save(tmp_path / "palette.tif")
+    assert tiff_pages(tmp_path / "palette.tif")[0].palette
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x89PNG\r\n\x1a\n0000", "is no TIFF file"),
+        (handmade(next_page=8), "points back to an earlier one"),
+        (handmade(next_page=10**6), "page 3 lies beyond the end"),
+        (struct.pack("<2sHI", b"II", 42, 0), "has no page"),
+    ],
+)
+def test_broken_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        tiff_pages(path)
