@@ -8,8 +8,10 @@ import numpy as np
 
 from monai_ext.datasets.em_stack import LABELS, TEST, VOLUME
 from monai_ext.datasets.em_writing import write_stack
+from monai_ext.errors import InputError
 
-VERSION_FILE = "phantom-1"  # a changed phantom gets a new number, so that old folders are made anew
+MARK = ".phantom-"
+VERSION = 1  # a changed phantom gets a new number, so that old folders are made anew
 
 
 def make_em_phantom(folder: str | Path, num_train: int = 10, num_test: int = 3, size: int = 256, seed: int = 0) -> Path:
@@ -17,24 +19,42 @@ def make_em_phantom(folder: str | Path, num_train: int = 10, num_test: int = 3, 
 
     Cells are the regions nearest to points that drift and are bent by a smooth displacement; membranes are dark
     lines of varying width and contrast between them. Dark round bodies inside cells belong to the background, so that
-    darkness alone does not tell a membrane. Deterministic in its arguments.
+    darkness alone does not tell a membrane. Deterministic in its arguments. Another phantom in the folder is replaced.
 
     Args:
         folder: made if it does not exist.
         num_train, num_test: pages with and without labels.
         size: pixels along both sides.
         seed: of everything random.
+
+    Raises:
+        InputError: the folder holds a stack that is no phantom, or cannot be written to.
     """
     folder = Path(folder)
-    mark = folder / f".{VERSION_FILE}-{num_train}-{num_test}-{size}-{seed}"
-    if mark.exists() and all((folder / name).is_file() for name in (VOLUME, LABELS, TEST)):
+    mark = folder / f"{MARK}{VERSION}-{num_train}-{num_test}-{size}-{seed}"
+    there = [name for name in (VOLUME, LABELS, TEST) if (folder / name).exists()]
+    if mark.exists() and len(there) == 3:
         return folder
+    old = list(folder.glob(f"{MARK}*"))
+    if there and not old:
+        raise InputError(f"{folder}: holds {there[0]}, which is no phantom. Cure: another folder for the phantom")
+    # from here on the folder is known as a phantom's, and none of the old marks tells what its files are
+    unfinished = folder / f"{MARK}unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}). Cure: a writable folder") from error
+    for path in old:
+        if path != unfinished:
+            path.unlink(missing_ok=True)
     slices = [_slice(position, size, seed) for position in range(num_train + num_test)]
     images, labels = (np.stack(arrays) for arrays in zip(*slices, strict=True))
     write_stack(folder / LABELS, labels[:num_train])
     write_stack(folder / TEST, images[num_train:])
     write_stack(folder / VOLUME, images[:num_train])
     mark.touch()
+    unfinished.unlink(missing_ok=True)  # another process may have finished it first
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from monai_ext.errors import InputError, Problems
 
 VOLUME, LABELS, TEST = FILES = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
 SHOWN = 5
+ENDINGS = (".tif", ".tiff")
+KINDS = ("8-bit unsigned numbers", "16-bit unsigned numbers", "16-bit signed numbers", "32-bit floats")
+ITK_PREFIX = re.compile(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ")  # the number differs from run to run
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class EmStack:
 def read_em_stack(folder: str | Path) -> EmStack:
     """Read and check the three files of a stack.
 
+    They have exactly the names of `FILES`; a file that differs only in case or ends in `.tiff` is pointed out.
+
     Raises:
         InputError: lists every problem of the folder: missing files, files that are cut off or no grey TIFFs, volume
             and labels of different sizes, labels other than 0 and 255 (or 0 and 1), values that are not finite.
@@ -56,7 +62,10 @@ def read_em_stack(folder: str | Path) -> EmStack:
     for name in FILES:
         path = folder / name
         if not path.is_file():
-            problems.add(name, "is missing", f"a stack has the files {', '.join(FILES)}")
+            similar = _similar(folder, name)
+            what = f"is missing, but {similar} is there" if similar else "is missing"
+            cure = f"rename {similar} to {name}" if similar else f"a stack has the files {', '.join(FILES)}"
+            problems.add(name, what, cure)
             continue
         try:
             arrays[name] = read_em_images(path)
@@ -75,7 +84,8 @@ def read_em_images(path: str | Path) -> np.ndarray:
     """Pages of a grey TIFF `[N, H, W]`, uint8, uint16 or float32.
 
     Raises:
-        InputError: the file is no TIFF, is cut off, has colours, pages of different sizes, or values that are negative
+        InputError: the file cannot be opened, is no TIFF, is cut off, has colours, white as 0 or tiles, pages of
+            different sizes or types, a type other than 8 or 16 bits or 32-bit floats, or values that are negative
             integers or not finite.
     """
     path = Path(path)
@@ -87,8 +97,9 @@ def read_em_images(path: str | Path) -> np.ndarray:
         try:
             image = itk.imread(str(path))
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"{path}: cannot be read ({reason}). Cure: save it as an uncompressed TIFF") from None
+            reason = ITK_PREFIX.sub("", str(error).strip().splitlines()[-1].strip()).rstrip(".")
+            cure = "copy it again from its source; if that does not help, save it as an uncompressed TIFF"
+            raise InputError(f"{path}: cannot be read ({reason}). Cure: {cure}") from None
     array = np.array(itk.array_from_image(image))
     array = array[None] if array.ndim == 2 else array
     if array.shape != (len(pages), pages[0].height, pages[0].width):
@@ -102,8 +113,6 @@ def read_em_images(path: str | Path) -> np.ndarray:
         if array.min() < 0:
             raise InputError(f"{path}: holds negative values ({array.min()}). Cure: save it unsigned or as float")
         array = array.astype(np.uint16)
-    elif array.dtype.kind == "b":
-        array = array.astype(np.uint8)
     return array
 
 
@@ -136,6 +145,32 @@ def _check_pages(path: Path, pages: list[TiffPage]) -> None:
     if len(sizes) > 1:
         listed = ", ".join(f"{h} x {w}" for h, w in sorted(sizes)[:SHOWN])
         raise InputError(f"{path}: pages differ in size ({listed}). Cure: pages of one size")
+    if any(page.tiled for page in pages):  # ITK turns tiles into colours of 8 bits
+        raise InputError(f"{path}: is stored in tiles. Cure: save it in strips, as ImageJ does")
+    # ITK reads all pages as the type of the first, and 16-bit floats as whole numbers
+    kinds = [_kind(page) for page in pages]
+    other = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if other is not None:
+        what = f"page {other} holds {kinds[other]}, page 0 {kinds[0]}"
+        raise InputError(f"{path}: {what}. Cure: save all pages as the same type")
+    if kinds[0] not in KINDS:
+        raise InputError(f"{path}: holds {kinds[0]}. Cure: save it with 8 or 16 bits, or as 32-bit floats")
+    inverted = next((i for i, page in enumerate(pages) if page.inverted), None)
+    if inverted is not None:
+        what = f"page {inverted} shows 0 as white, so black and white may be swapped"
+        raise InputError(f"{path}: {what}. Cure: save it without an inverting lookup table, black as 0")
+
+
+def _kind(page: TiffPage) -> str:
+    name = "floats" if page.floating else "signed numbers" if page.signed else "unsigned numbers"
+    return f"{page.bits}-bit {name}"
+
+
+def _similar(folder: Path, name: str) -> str:
+    """A file that a person may mean by `name`: other case or ending; empty if there is none."""
+    stem = Path(name).stem
+    found = (path for path in folder.iterdir() if path.stem.lower() == stem and path.suffix.lower() in ENDINGS)
+    return min((path.name for path in found if path.is_file()), default="")
 
 
 def _check_labels(labels: np.ndarray, problems: Problems) -> None:

@@ -12,7 +12,8 @@ TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 WIDTH, HEIGHT, BITS, OFFSETS, CHANNELS, COUNTS = 256, 257, 258, 273, 277, 279
 TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT, PHOTOMETRIC = 324, 325, 339, 262
-PALETTE = 3
+WHITE_IS_ZERO, PALETTE = 0, 3
+SIGNED, FLOATING = 2, 3
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class TiffPage:
         bits: per sample.
         floating: samples are floating-point numbers.
         palette: pixels are numbers of colours.
+        signed: samples are whole numbers with a sign.
+        inverted: 0 is shown white, as by an inverting lookup table.
+        tiled: pixels lie in tiles, not in strips of rows.
     """
 
     height: int
@@ -33,16 +37,24 @@ class TiffPage:
     bits: int
     floating: bool
     palette: bool
+    signed: bool = False
+    inverted: bool = False
+    tiled: bool = False
 
 
 def tiff_pages(path: str | Path) -> list[TiffPage]:
     """Pages of a TIFF or BigTIFF file, with the certainty that the pixel data of every page lie within the file.
 
     Raises:
-        InputError: no TIFF, cut off, or its chain of pages is broken.
+        InputError: cannot be opened, no TIFF, cut off, or its chain of pages is broken.
     """
     path = Path(path)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}). Cure: the path of a readable TIFF file"
+        ) from None
     try:
         return _walk(content)
     except (struct.error, IndexError, KeyError, ValueError) as error:
@@ -107,8 +119,11 @@ def _page(tags: dict[int, list[int]], size: int, number: int) -> TiffPage:
         width=tags[WIDTH][0],
         channels=tags.get(CHANNELS, [1])[0],
         bits=tags.get(BITS, [1])[0],
-        floating=tags.get(SAMPLE_FORMAT, [1])[0] == 3,
+        floating=tags.get(SAMPLE_FORMAT, [1])[0] == FLOATING,
         palette=tags.get(PHOTOMETRIC, [1])[0] == PALETTE,
+        signed=tags.get(SAMPLE_FORMAT, [1])[0] == SIGNED,
+        inverted=tags.get(PHOTOMETRIC, [1])[0] == WHITE_IS_ZERO,
+        tiled=TILE_OFFSETS in tags,
     )
 
 

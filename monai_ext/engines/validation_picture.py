@@ -83,4 +83,4 @@ class MembranePicture:
         if not self._slices:
             return None
         images, labels, probabilities = (np.stack(arrays) for arrays in zip(*self._slices, strict=True))
-        return compose_membranes(images, labels, probabilities, [title] * len(images), len(images))
+        return compose_membranes(images, labels, probabilities, [title, *[""] * (len(images) - 1)], len(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import itk
@@ -42,8 +43,8 @@ def test_good_stack(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("top", [1, 255])
 def test_types_of_images_and_labels(tmp_path: Path, dtype: type, top: int) -> None:
-    labels = (np.arange(3 * 20 * 24).reshape(3, 20, 24) % 2 * top).astype(dtype)
-    images = (np.arange(3 * 20 * 24).reshape(3, 20, 24) % 200).astype(dtype)
+    labels: np.ndarray = (np.arange(3 * 20 * 24).reshape(3, 20, 24) % 2 * top).astype(dtype)
+    images: np.ndarray = (np.arange(3 * 20 * 24).reshape(3, 20, 24) % 200).astype(dtype)
     found = read_em_stack(stack(tmp_path, train_volume=images, train_labels=labels))
     assert found.images.dtype == dtype
     np.testing.assert_array_equal(found.images, images)
@@ -65,7 +66,7 @@ def test_grey_values_of_8_bits_are_scaled_as_in_the_reference_system() -> None:
 def test_other_types_are_scaled_by_their_range() -> None:
     images = np.array([[100, 300], [200, 150]], np.uint16)
     assert value_range(images) == (100, 300)
-    np.testing.assert_allclose(scaled(images, (100, 300)), [[-1, 1], [0, -0.5]])
+    np.testing.assert_allclose(scaled(images, (100, 300)), np.array([[-1, 1], [0, -0.5]]))
     with pytest.raises(InputError, match="all pixels have the value 7"):
         value_range(np.full((2, 2), 7, np.float32))
 
@@ -112,6 +113,73 @@ def test_pages_of_different_size_are_refused(tmp_path: Path) -> None:
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(InputError, match=r"pages differ in size \(20 x 20, 20 x 21, 20 x 22\)"):
         read_em_images(tmp_path / "a.tif")
+
+
+def one_page(bits: int, sample_format: int, pixels: bytes, shows_zero_as: int = 1, first: bytes = b"") -> bytes:
+    """Grey TIFF of 4 x 3 pixels; `first` are the pixels of an 8-bit page before it."""
+    kinds = ([(8, 1, first)] if first else []) + [(bits, sample_format, pixels)]
+    content = struct.pack("<2sHI", b"II", 42, 8)
+    for number, (depth, form, data) in enumerate(kinds):
+        start = len(content) + 2 + 12 * 8 + 4  # of the pixels, behind eight tags and the pointer to the next page
+        tags = {256: 4, 257: 3, 258: depth, 262: shows_zero_as, 273: start, 278: 3, 279: len(data), 339: form}
+        content += struct.pack("<H", len(tags))
+        content += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        content += struct.pack("<I", start + len(data) if number < len(kinds) - 1 else 0) + data
+    return content
+
+
+GREY = bytes(range(12))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (one_page(32, 2, np.full(12, 70000, "<i4").tobytes()), "holds 32-bit signed numbers"),
+        (one_page(32, 1, np.full(12, 70000, "<u4").tobytes()), "holds 32-bit unsigned numbers"),
+        (one_page(16, 3, np.arange(12).astype("<f2").tobytes()), "holds 16-bit floats"),
+        (one_page(64, 3, np.arange(12.0).tobytes()), "holds 64-bit floats"),
+        (one_page(8, 2, GREY), "holds 8-bit signed numbers"),
+        (one_page(1, 1, GREY[:3]), "holds 1-bit unsigned numbers"),
+        (one_page(16, 1, GREY * 2, first=GREY), "page 1 holds 16-bit unsigned numbers, page 0 8-bit unsigned"),
+        (one_page(16, 2, np.full(12, -300, "<i2").tobytes()), r"holds negative values \(-300\)"),
+        (one_page(8, 1, GREY, shows_zero_as=0), "page 0 shows 0 as white"),
+    ],
+)
+def test_pixels_that_would_be_read_wrongly_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """ITK wraps, reinterprets or cannot hold these, and leaves black and white swapped."""
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.tif: {message}.*Cure: "):
+        read_em_images(tmp_path / "a.tif")
+
+
+def test_signed_numbers_without_a_negative_one_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(one_page(16, 2, np.arange(300, 312, dtype="<i2").tobytes()))
+    read = read_em_images(tmp_path / "a.tif")
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read.ravel(), np.arange(300, 312))
+
+
+def test_paths_that_are_no_files_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.tif", tmp_path):
+        with pytest.raises(InputError, match=r"cannot be opened .*Cure: "):
+            read_em_images(path)
+
+
+@pytest.mark.parametrize("similar", ["train-volume.tiff", "Train-Volume.TIF"])
+def test_similar_names_are_pointed_out(tmp_path: Path, similar: str) -> None:
+    folder = stack(tmp_path)
+    (folder / FILES[0]).rename(folder / similar)
+    with pytest.raises(InputError, match=rf"is missing, but {similar} is there. Cure: rename {similar} to {FILES[0]}"):
+        read_em_stack(folder)
+
+
+def test_damaged_compression_is_refused_in_the_same_words_every_time(tmp_path: Path) -> None:
+    path = stack(tmp_path) / FILES[0]
+    content = bytearray(path.read_bytes())
+    content[20:60] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"cannot be read \(Problem reading the row: \d+\). Cure: copy it again"):
+        read_em_images(path)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.999])

@@ -15,7 +15,9 @@ from monai_ext.errors import InputError
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint16])
 def test_pages_come_back_from_two_programs(tmp_path: Path, dtype: type) -> None:
-    pages = (np.random.default_rng(0).random((3, 20, 30)) * (1 if dtype is np.float32 else 255)).astype(dtype)
+    pages: np.ndarray = (np.random.default_rng(0).random((3, 20, 30)) * (1 if dtype is np.float32 else 255)).astype(
+        dtype
+    )
     path = tmp_path / "new" / "a.tif"
     write_stack(path, pages)
     np.testing.assert_array_equal(itk.array_from_image(itk.imread(str(path))), pages)

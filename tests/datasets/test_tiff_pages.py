@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from monai_ext.datasets.em_stack import read_em_images
 from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
 from monai_ext.errors import InputError
 
@@ -43,6 +44,33 @@ def test_byte_orders_and_big_files(order: str, big: bool, tmp_path: Path) -> Non
     path = tmp_path / "a.tif"
     path.write_bytes(handmade(order, big))
     assert tiff_pages(path) == [TiffPage(3, 4, 1, 8, False, False)] * 2
+
+
+def tiled() -> bytes:
+    """One page of 20 x 20 pixels in four tiles of 16 x 16, whose offsets and lengths lie before the pixels."""
+    number = 8
+    lists = 8 + 2 + 12 * number + 4
+    pixels = lists + 2 * 4 * 4
+    tags = [(256, 1, 20), (257, 1, 20), (258, 1, 8), (262, 1, 1), (322, 1, 16), (323, 1, 16)]
+    tags += [(324, 4, lists), (325, 4, lists + 16)]
+    content = struct.pack("<2sHIH", b"II", 42, 8, number)
+    content += b"".join(struct.pack("<HHII", tag, 4, count, value) for tag, count, value in tags)
+    content += struct.pack("<I", 0) + struct.pack("<4I", *(pixels + 256 * i for i in range(4)))
+    return content + struct.pack("<4I", *[256] * 4) + bytes(range(256)) * 4
+
+
+def test_tiles_are_looked_for_as_strips_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiled())
+    assert tiff_pages(path) == [TiffPage(20, 20, 1, 8, False, False, tiled=True)]
+    with Image.open(path) as picture:  # a good file for others, too
+        assert np.array(picture)[0].tolist() == [*range(16), *range(4)]
+    with pytest.raises(InputError, match=r"is stored in tiles\. Cure: "):
+        read_em_images(path)
+    for cut in (1, 256, 1023, 1024 + 1, 1024 + 32):
+        path.write_bytes(tiled()[:-cut])
+        with pytest.raises(InputError, match="is cut off"):
+            tiff_pages(path)
 
 
 @pytest.mark.parametrize("big", [False, True])
