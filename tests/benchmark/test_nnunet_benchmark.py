@@ -177,6 +177,6 @@ def test_file_with_other_columns_is_kept(tmp_path: Path) -> None:
 
 def test_published_table_is_complete() -> None:
     with PUBLISHED.open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["benchmark"] == "nnunet"]
     assert len(rows) == 39  # 19 of training (one of 20 ran out of memory), 20 of prediction
     assert all(float(r["throughput"]) > 0 and r["source"] for r in rows)
