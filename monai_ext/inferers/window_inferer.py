@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, combinations, islice, product
+from itertools import chain, combinations, product
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from monai.inferers import Inferer
 
 from monai_ext.errors import InputError
 from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
+from monai_ext.inferers.even_windows import EvenWindows, WindowCopy
 from monai_ext.inferers.slab_argmax import SlabArgmax
+from monai_ext.inferers.slice_stacks import slices_of, stacked, with_meta_of
 from monai_ext.inferers.windows import (
     check_overlap,
     constant_weights,
@@ -50,6 +52,8 @@ class WindowInferer(Inferer):
         device: where the sums are kept; None: where the input is. `cpu` saves device memory for large volumes.
         progress: show a progress bar over the calls of the network.
         cpu_bfloat16: call the network in mixed precision on a CPU.
+        skip_even: windows of one value throughout (air around a patient, what was cropped away) share one call of the
+            network per value. Only without gradients.
 
     Raises:
         InputError: overlap outside [0, 1), unknown blend.
@@ -66,6 +70,7 @@ class WindowInferer(Inferer):
         device: torch.device | str | None = None,
         progress: bool = False,
         cpu_bfloat16: bool = False,
+        skip_even: bool = True,
     ) -> None:
         super().__init__()
         check_overlap(overlap)
@@ -88,6 +93,7 @@ class WindowInferer(Inferer):
         self.blend = blend
         self.device = None if device is None else torch.device(device)
         self.progress = progress
+        self.skip_even = skip_even
         self._call = BFloat16Inferer(cpu_bfloat16)
         # flips of a window [C, *roi]: axis 0 there is the channel
         axes = [axis + 1 for axis in self.mirror_axes]
@@ -112,7 +118,7 @@ class WindowInferer(Inferer):
             ValueError: the input has other axes than the window, or the network returns another size.
         """
         if self._is_stack(inputs):
-            return _stacked(self(_slices(inputs), network, *args, **kwargs), inputs)
+            return stacked(self(slices_of(inputs), network, *args, **kwargs), inputs)
         padded, inside = self._pad(inputs)
         shape = tuple(padded.shape[2:])
         sums: torch.Tensor | None = None
@@ -125,7 +131,7 @@ class WindowInferer(Inferer):
             sums[item][(slice(None), *window)].addcmul_(output, weights)
         assert sums is not None
         logits = sums.mul_(self._reciprocal(shape, sums.device))[inside].contiguous()
-        return _with_meta_of(inputs, logits)
+        return with_meta_of(inputs, logits)
 
     def segment(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Labels of the whole volume: `__call__(...).argmax(1)` without holding its logits.
@@ -146,7 +152,7 @@ class WindowInferer(Inferer):
             ValueError: as `__call__`, or the network has one output channel, whose argmax says nothing.
         """
         if self._is_stack(inputs):
-            return _stacked(self.segment(_slices(inputs), network, *args, **kwargs), inputs)
+            return stacked(self.segment(slices_of(inputs), network, *args, **kwargs), inputs)
         padded, inside = self._pad(inputs)
         labels: torch.Tensor | None = None
         slabs: SlabArgmax | None = None
@@ -170,7 +176,7 @@ class WindowInferer(Inferer):
         assert labels is not None
         assert slabs is not None
         slabs.finish()
-        return _with_meta_of(inputs, labels.unsqueeze(1)[inside].contiguous())
+        return with_meta_of(inputs, labels.unsqueeze(1)[inside].contiguous())
 
     def _is_stack(self, inputs: torch.Tensor) -> bool:
         return inputs.ndim == len(self.roi_size) + 3
@@ -199,35 +205,62 @@ class WindowInferer(Inferer):
         """Batch item, start and unflipped output `[K, *roi]` of every window copy; by item, then start, ascending."""
         device = self.device or padded.device
         starts = list(product(*window_positions(padded.shape[2:], self.roi_size, self.overlap)))
-        copies = iter(product(range(padded.shape[0]), starts, self._flips))
+        copies = product(range(padded.shape[0]), starts, self._flips)
         num_copies = padded.shape[0] * len(starts) * len(self._flips)
-        batches: Iterable[list[tuple[int, tuple[int, ...], tuple[int, ...]]]]
-        batches = iter(lambda: list(islice(copies, self.sw_batch_size)), [])
-        if self.progress:
-            from tqdm import tqdm
-
-            batches = tqdm(batches, total=-(-num_copies // self.sw_batch_size), desc="windows", leave=False)
+        bar = _bar(num_copies) if self.progress else None
         # autograd needs every batch to stay as it was; without it one buffer spares an allocation per call
         buffer = None
         if not torch.is_grad_enabled():
             size = (min(self.sw_batch_size, num_copies), padded.shape[1], *self.roi_size)
             buffer = torch.empty(size, dtype=padded.dtype, device=padded.device)
-        for batch in batches:
+        even = EvenWindows() if self.skip_even and buffer is not None else None
+
+        def call(cuts: Sequence[torch.Tensor]) -> torch.Tensor:
             # stacking copies: the network can neither overwrite the volume nor see strides that vary with its size
-            cuts = [self._cut(padded[item], start, flip) for item, start, flip in batch]
-            windows = torch.stack(cuts, out=None if buffer is None else buffer[: len(batch)])
+            windows = torch.stack(list(cuts), out=None if buffer is None else buffer[: len(cuts)])
             outputs = self._call(windows, network, *args, **kwargs)
             if isinstance(outputs, (list, tuple)):
                 outputs = outputs[0]
-            if outputs.ndim != padded.ndim or (outputs.shape[0], *outputs.shape[2:]) != (len(batch), *self.roi_size):
+            if outputs.ndim != padded.ndim or (outputs.shape[0], *outputs.shape[2:]) != (len(cuts), *self.roi_size):
                 raise ValueError(
-                    f"the network must return [{len(batch)}, K, {', '.join(map(str, self.roi_size))}] for an input of "
+                    f"the network must return [{len(cuts)}, K, {', '.join(map(str, self.roi_size))}] for an input of "
                     f"shape {tuple(windows.shape)}, got {tuple(outputs.shape)}"
                 )
             outputs = outputs.as_tensor() if isinstance(outputs, MetaTensor) else outputs
-            outputs = outputs.to(device)
-            for (item, start, flip), output in zip(batch, outputs, strict=True):
+            return outputs.to(device)
+
+        for group in self._groups(copies, padded, even):
+            # even windows first: a network may return its input, whose buffer the next call fills anew
+            kept = {known: even.output(known, call) for *_, known in group if even is not None and known is not None}
+            cuts = [cut for *_, cut, known in group if known is None]
+            outputs = iter(call(cuts) if cuts else ())
+            for item, start, flip, _, known in group:
+                output = next(outputs) if known is None else kept[known]
                 yield item, start, torch.flip(output, flip) if flip else output
+            if bar is not None:
+                bar.update(len(group))
+        if bar is not None:
+            bar.close()
+
+    def _groups(
+        self,
+        copies: Iterable[tuple[int, tuple[int, ...], tuple[int, ...]]],
+        padded: torch.Tensor,
+        even: EvenWindows | None,
+    ) -> Iterator[list[WindowCopy]]:
+        """Copies in their order, in groups of which `sw_batch_size` need a call of the network."""
+        group: list[WindowCopy] = []
+        needed = 0
+        for item, start, flip in copies:
+            cut = self._cut(padded[item], start, flip)
+            known = even.value(item, start, cut) if even is not None else None
+            group.append((item, start, flip, cut, known))
+            needed += known is None
+            if needed == self.sw_batch_size:
+                yield group
+                group, needed = [], 0
+        if group:
+            yield group
 
     def _cut(self, volume: torch.Tensor, start: Sequence[int], flip: tuple[int, ...]) -> torch.Tensor:
         """Window `[C, *roi]` of the volume `[C, *S]`, flipped; a view if there is nothing to flip."""
@@ -267,19 +300,7 @@ class WindowInferer(Inferer):
         return self._reciprocals[key]
 
 
-def _slices(volume: torch.Tensor) -> torch.Tensor:
-    """`[B, C, D, *S]` to `[B * D, C, *S]`."""
-    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    return plain.transpose(1, 2).flatten(0, 1)
+def _bar(total: int) -> Any:
+    from tqdm import tqdm
 
-
-def _stacked(slices: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """`[B * D, K, *S]` back to `[B, K, D, *S]`, with the meta data of the input if that had any."""
-    stack = slices.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2).contiguous()
-    return _with_meta_of(inputs, stack)
-
-
-def _with_meta_of(inputs: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    if isinstance(inputs, MetaTensor):
-        return MetaTensor(result).copy_meta_from(inputs)
-    return result
+    return tqdm(total=total, desc="windows", leave=False)

@@ -118,6 +118,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "overlap": ({"overlap": 0.25}, lambda p: part("validate#inferer")(p).overlap == 0.25),
     "blend": ({"blend": "constant"}, lambda p: part("validate#inferer")(p).blend == "constant"),
     "sw_batch_size": ({"sw_batch_size": 7}, lambda p: part("validate#inferer")(p).sw_batch_size == 7),
+    "skip_even": ({"skip_even": False}, lambda p: part("validate#inferer")(p).skip_even is False),
     "tta": ({"tta": True, "mirror": 0.5}, lambda p: part("validate#inferer")(p).mirror_axes == (0, 1, 2)),
     "num_workers": ({"num_workers": 1}, lambda p: part("train#dataloader")(p).num_workers == 1),
     "log_interval": ({"log_interval": 3}, lambda p: part("train#progress")(p).log_interval == 3),

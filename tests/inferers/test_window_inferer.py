@@ -312,9 +312,47 @@ def test_bad_inputs_and_outputs_are_refused() -> None:
         inferer.segment(volume(1, 1, 8, 8), lambda x: x)
 
 
-def test_progress_bar_counts_calls_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_bar_counts_windows(capsys: pytest.CaptureFixture[str]) -> None:
     WindowInferer((8, 8), 3, progress=True)(volume(1, 1, 16, 16), lambda x: x * 1)
-    assert "/3" in capsys.readouterr().err  # 9 windows
+    assert "/9" in capsys.readouterr().err
+
+
+def test_even_windows_share_one_call_of_the_network() -> None:
+    """A body in air: what the network gives for air is computed once per value, the result stays the same."""
+    image = torch.zeros(2, 2, 24, 40)
+    image[0, :, 8:16, 8:16] = volume(2, 8, 8)
+    image[1] = 3.0
+    network, seen = position_aware(), [0]
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        seen[0] += len(windows)
+        return network(windows)
+
+    expected = slow_reference(image, network, (8, 8), 0.5, mirror_axes=(0, 1))
+    with torch.inference_mode():
+        every = WindowInferer((8, 8), 3, mirror_axes=(0, 1), skip_even=False)(image, counted)
+        all_copies, seen[0] = seen[0], 0
+        logits = WindowInferer((8, 8), 3, mirror_axes=(0, 1))(image, counted)
+        labels = WindowInferer((8, 8), 3, mirror_axes=(0, 1)).segment(image, network)
+    assert all_copies == 2 * 5 * 9 * 4  # two images, windows, mirrored copies
+    assert seen[0] == 9 * 4 + 2  # nine windows touch the body; zeros and threes once each
+    torch.testing.assert_close(logits.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, every, rtol=0, atol=1e-6)
+    assert (labels[:, 0] == logits.argmax(1)).double().mean() > 0.999
+
+
+def test_even_windows_of_a_network_that_returns_its_input() -> None:
+    image = torch.zeros(1, 2, 16, 32)
+    image[..., 16:] = volume(1, 2, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(WindowInferer((8, 8), 2)(image, lambda x: x), image, rtol=0, atol=1e-6)
+
+
+def test_gradients_flow_through_every_window() -> None:
+    """With gradients nothing is skipped: every voxel has its own."""
+    image = torch.zeros(1, 1, 16, 16, requires_grad=True)
+    WindowInferer((8, 8))(image, lambda x: x * 2.0).sum().backward()
+    torch.testing.assert_close(image.grad, torch.full_like(image, 2.0))
 
 
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1)])
