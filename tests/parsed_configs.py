@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+
+from monai_ext.engines.config_keys import load_key_specs
 
 Check = Callable[[ConfigParser], bool]
 
@@ -38,3 +42,19 @@ def group(p: ConfigParser) -> dict[str, Any]:
 def chain(p: ConfigParser) -> list[Any]:
     """Transforms of a training sample."""
     return list(part("train#preprocessing")(p).transforms)
+
+
+def assert_every_key_is_shown(configs: Path, changes: Iterable[str], elsewhere: Mapping[str, str]) -> None:
+    """Every key of a bundle is in one of two tables, and the tests that the second names exist.
+
+    Args:
+        configs: folder with `keys.json`.
+        changes: keys whose effect on components is looked at.
+        elsewhere: other keys and the place of their test, `folder/file.py::test` or a whole file.
+    """
+    assert set(changes) | set(elsewhere) == set(load_key_specs(configs / "keys.json"))
+    assert not set(changes) & set(elsewhere)
+    for key, place in elsewhere.items():
+        file, _, test = place.partition("::")
+        text = (Path(__file__).parent / file).read_text()
+        assert re.search(rf"^def {test}\(" if test else r"^def test_", text, re.MULTILINE), f"{key}: {place}"

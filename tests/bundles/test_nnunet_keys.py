@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle_commands import NNUNET
 from monai_ext.datasets.folds import make_folds
-from monai_ext.engines.config_keys import load_key_specs
 from monai_ext.engines.preparation import prepare_part
-from parsed_configs import Check, chain, fold, group, handler, part, plan
+from parsed_configs import Check, assert_every_key_is_shown, chain, fold, group, handler, part, plan
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +172,7 @@ def test_key_changes_what_it_says(key: str, configured: Callable[..., ConfigPars
 
 
 def test_every_key_is_shown_to_work() -> None:
-    specs = load_key_specs(NNUNET / "keys.json")
-    assert set(CHANGES) | set(ELSEWHERE) == set(specs)
-    assert not set(CHANGES) & set(ELSEWHERE)
-    for key, place in ELSEWHERE.items():
-        file, _, test = place.partition("::")
-        text = (Path(__file__).parents[1] / file).read_text()
-        assert re.search(rf"^def {test}\(" if test else r"^def test_", text, re.MULTILINE), f"{key}: {place}"
+    assert_every_key_is_shown(NNUNET, CHANGES, ELSEWHERE)
 
 
 def test_device_that_does_not_exist_is_refused(configured: Callable[..., ConfigParser]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle_commands import UNET_EM
 from monai_ext.datasets.em_folds import slice_folds
-from monai_ext.engines.config_keys import load_key_specs
-from parsed_configs import Check, chain, fold, group, handler, part, plan
+from parsed_configs import Check, assert_every_key_is_shown, chain, fold, group, handler, part, plan
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +145,7 @@ def test_key_changes_what_it_says(key: str, configured: Callable[..., ConfigPars
 
 
 def test_every_key_is_shown_to_work() -> None:
-    specs = load_key_specs(UNET_EM / "keys.json")
-    assert set(CHANGES) | set(ELSEWHERE) == set(specs)
-    assert not set(CHANGES) & set(ELSEWHERE)
-    for key, place in ELSEWHERE.items():
-        file, _, test = place.partition("::")
-        text = (Path(__file__).parents[1] / file).read_text()
-        assert re.search(rf"^def {test}\(" if test else r"^def test_", text, re.MULTILINE), f"{key}: {place}"
+    assert_every_key_is_shown(UNET_EM, CHANGES, ELSEWHERE)
 
 
 def test_type_of_mixed_precision_reaches_the_engines(configured: Callable[..., ConfigParser]) -> None:
