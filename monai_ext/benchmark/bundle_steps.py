@@ -183,8 +183,10 @@ def _report(
         **about,
     }
     row = benchmark_row(given["benchmark"], timing, columns)
-    # the published figures are of this network at full width
-    comparable = given["benchmark"] == "unet_em bundle"
+    # the published figures are of this network at full width and size
+    comparable = (
+        given["benchmark"] == "unet_em bundle" and given["base_features"] == 64 and given["patch_size"] == (572, 572)
+    )
     figures = published_figures("unet_em bundle", mode, 2, timing.batch_size) if comparable else []
     print(format_benchmark(row, figures))
     if results_file:

@@ -108,6 +108,13 @@ class FoldRuns:
                 print(f"fold {job.fold}: finished before", flush=True)
                 continue
             overwrite = self.overwrite
+            changed = [] if overwrite else job.changed_keys()
+            if changed:
+                failures[job.fold] = (
+                    f"{job.folder}: was finished with other keys ({'; '.join(changed)}). "
+                    "Cure: another --output_dir, or --overwrite True to train it anew"
+                )
+                continue
             if not prepared:
                 message = self._run(job, "preprocessing", overwrite, stop)
                 prepared, overwrite = not message, False

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.utils.enums import CommonKeys
 
@@ -20,6 +21,7 @@ from monai_ext.planning.em_plan import EmPlan
 
 logger = logging.getLogger(__name__)
 TEST_FILE = "test-volume.tif"
+OUTSIDE, LEAST_SPAN = 2.0, 0.05  # of grey values scaled to -1 to 1, between their 1st and 99th percentile
 
 
 def find_models(ckpt_path: str | Sequence[str], bundle_root: str) -> list[str]:
@@ -32,7 +34,7 @@ def find_models(ckpt_path: str | Sequence[str], bundle_root: str) -> list[str]:
         return [find_model(path, bundle_root) for path in ckpt_path]
     folder = Path(ckpt_path)
     if ckpt_path and folder.is_dir() and not (folder / "model.pt").is_file():
-        found = sorted(str(path) for path in folder.glob("*/model.pt"))
+        found = sorted(str(path) for path in folder.glob("*/model.pt") if path.parent.name.isdecimal())
         if found:
             logger.info("ensemble of %d models: %s", len(found), ", ".join(found))
             return found
@@ -95,12 +97,12 @@ def images_of_file(path: str | Path, plan: EmPlan) -> torch.Tensor:
     """Pages of a TIFF `[N, H, W]` float32, grey values scaled as in training.
 
     Raises:
-        InputError: the file cannot be read, or its pages are smaller than the receptive field.
+        InputError: the file cannot be read, its pages are smaller than the receptive field, or its grey values are of
+            another scale than those of the training.
     """
     path = input_file(path)
     images = read_em_images(path)
-    plan.check_slice(images.shape[1], images.shape[2], str(path))
-    return torch.from_numpy(scaled(images, plan.value_range))
+    return _ready(images, plan, str(path))
 
 
 def image_only(
@@ -112,5 +114,18 @@ def image_only(
 
 def test_images(stack: EmStack, plan: EmPlan) -> torch.Tensor:
     """The test pages of a stack `[N, H, W]` float32, grey values scaled as in training."""
-    plan.check_slice(stack.test.shape[1], stack.test.shape[2], str(stack.folder / TEST_FILE))
-    return torch.from_numpy(scaled(stack.test, plan.value_range))
+    return _ready(stack.test, plan, str(stack.folder / TEST_FILE))
+
+
+def _ready(images: np.ndarray, plan: EmPlan, where: str) -> torch.Tensor:
+    """Scaled images; refuses grey values of another scale than those of the training, which would predict nonsense."""
+    plan.check_slice(images.shape[1], images.shape[2], where)
+    result = scaled(images, plan.value_range)
+    low, high = np.percentile(result, [1, 99])
+    if low < -OUTSIDE or high > OUTSIDE or (high - low < LEAST_SPAN and images.dtype != np.uint8):
+        seen, (least, most) = np.percentile(images, [1, 99]), plan.value_range
+        raise InputError(
+            f"{where}: grey values from {seen[0]:g} to {seen[1]:g} do not fit the model, which was trained with "
+            f"{least:g} to {most:g}. Cure: save it with the type and scale of the training stack"
+        )
+    return torch.from_numpy(result)

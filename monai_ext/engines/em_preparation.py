@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,13 @@ class EmSource:
 
     stack: EmStack
     fold: Fold
+
+    @cached_property
+    def digest(self) -> str:
+        """Of labelled images and labels: names of slices do not tell stacks apart."""
+        content = hashlib.sha256(self.stack.images.tobytes())
+        content.update(self.stack.labels.tobytes())
+        return content.hexdigest()
 
     def check_size(self, plan: EmPlan) -> None:
         """Raise `InputError` if the slices are smaller than the receptive field."""
@@ -145,11 +153,11 @@ def prepare_em(
     grey_values = value_range(source.stack.images)
     plan = make_em_plan(dataset, grey_values, geometry, patch_size, base_features, levels, upsampling)
     source.check_size(plan)
-    protect_training(Path(output_dir), plan, source.fold, overwrite)
+    protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
     logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
     fold = source.fold
     logger.info("%d slices for training, %d for validation: %s", len(fold.train), len(fold.val), ", ".join(fold.val))
-    record_start(Path(output_dir), plan, fold)
+    record_start(Path(output_dir), plan, fold, source.digest)
     return EmPrepared(source, plan)
 
 
@@ -159,6 +167,6 @@ def held_out_slices(source: EmSource, ckpt_path: str, plan: EmPlan) -> Slices:
     Raises:
         InputError: the model was trained on some of them.
     """
-    check_held_out(source.fold, ckpt_path)
+    check_held_out(source.fold, ckpt_path, source.digest)
     source.check_size(plan)
     return source.slices("val", plan.value_range)

@@ -24,6 +24,14 @@ SAME_RESULT_KEYS = {
 }  # fmt: skip
 
 
+# keys after whose change a finished training may go on, or is only evaluated anew
+LENGTH_KEYS = {
+    "max_epochs", "min_epochs", "max_minutes", "max_steps", "val_interval", "val_start_epoch", "patience",
+    "test_batches", "save_preds", "pred_format", "postprocess", "tolerance_mm", "sw_batch_size", "skip_even",
+}  # fmt: skip
+EVALUATION_KEYS = ("tta", "overlap", "blend", "roi_size", "thresholds")
+
+
 @dataclass(frozen=True)
 class FoldJob:
     """One fold to train and evaluate.
@@ -34,6 +42,8 @@ class FoldJob:
         cases: names of its validation cases.
         arguments: of `monai.bundle run` besides `run_id`, `resume` and `overwrite`.
         label_maps: the evaluation writes a label map per case.
+        model_file: name of the model that is evaluated.
+        evaluation: keys of the evaluation, compared with those that its summary holds.
     """
 
     fold: int
@@ -41,10 +51,12 @@ class FoldJob:
     cases: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     label_maps: bool = True
+    model_file: str = "model.pt"
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> Path:
-        return self.folder / "model.pt"
+        return self.folder / self.model_file
 
     @property
     def command_file(self) -> Path:
@@ -83,12 +95,27 @@ class FoldJob:
         if not by_hand and _decisive(_read(self.folder / DONE_FILE)) != _decisive(self.arguments):
             return "the training with the present keys"
         if not evaluated.is_file() or _read(evaluated).get("model_sha256") != model_digest(self.model):
-            return "the evaluation of model.pt"
+            return f"the evaluation of {self.model_file}"
+        summary = _read(evaluated)
+        if any(_plain(summary[key]) != _plain(value) for key, value in self.evaluation.items() if key in summary):
+            return "the evaluation with the present keys"
         if set(self.metrics()) != set(self.cases):
             return "the evaluation of all validation cases"
         if self.label_maps and not all(self.label_map(case).is_file() for case in self.cases):
             return "the predicted label maps"
         return ""
+
+    def changed_keys(self) -> list[str]:
+        """Keys that make another training of what this fold was finished with, with their values then and now."""
+        before, now = _decisive(_read(self.folder / DONE_FILE)), _decisive(self.arguments)
+        if not (self.folder / DONE_FILE).is_file() or not self.has_training():
+            return []
+        keys = sorted((set(before) | set(now)) - LENGTH_KEYS - set(EVALUATION_KEYS))
+        return [
+            f"{k} {before.get(k, 'as in the bundle')} -> {now.get(k, 'as in the bundle')}"
+            for k in keys
+            if before.get(k) != now.get(k)
+        ]
 
     def write_command(self, run_id: str, resume: bool, overwrite: bool) -> Path:
         """Write the `--args_file` of a command for this fold."""
@@ -179,7 +206,11 @@ class FoldConfig:
             arguments["postprocess"] = False
         if "save_preds" in self.config and "nii" not in str(self.value("pred_format")):
             arguments["pred_format"] = f"nii+{self.value('pred_format')}"
-        return FoldJob(fold, folder, tuple(cases), arguments, label_maps="save_preds" in self.config)
+        evaluation = {key: self.value(key, fold) for key in EVALUATION_KEYS if key in self.config}
+        model_file = Path(self.value("ckpt_path", fold)).name if "ckpt_path" in self.config else "model.pt"
+        return FoldJob(
+            fold, folder, tuple(cases), arguments, "save_preds" in self.config, model_file or "model.pt", evaluation
+        )
 
     def _changes(self) -> dict[str, Any]:
         """Entries of the merged config that differ from the base file: overlays and what was typed."""
@@ -198,6 +229,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
 
 
 def _decisive(arguments: Mapping[str, Any]) -> dict[str, Any]:

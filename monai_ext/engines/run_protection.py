@@ -67,8 +67,10 @@ def check_start(resume: bool, overwrite: bool) -> None:
         raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
 
 
-def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool) -> None:
+def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, data: str = "") -> None:
     """Refuse to mix a new training with an earlier one of another plan or fold; with `overwrite` set that aside.
+
+    `data` is a digest of what is trained on, where names of cases alone do not tell datasets apart.
 
     Raises:
         InputError: the training in the folder has another plan or fold.
@@ -76,7 +78,7 @@ def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool) -
     if overwrite:
         set_aside(folder)
         return
-    changed = _differences(folder, plan, fold)
+    changed = _differences(folder, plan, fold, data)
     if changed:
         listed = "\n".join(f"  - {line}" for line in changed)
         raise InputError(
@@ -86,17 +88,20 @@ def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool) -
         )
 
 
-def record_start(folder: Path, plan: RunPlan, fold: Fold) -> None:
+def record_start(folder: Path, plan: RunPlan, fold: Fold, data: str = "") -> None:
     """Write plan and fold beside where the weights will lie."""
     write_text(folder / PLAN_FILE, plan.to_json())
-    names = {"train": list(fold.train), "val": list(fold.val)}
+    names: dict[str, Any] = {"train": list(fold.train), "val": list(fold.val)}
+    if data:
+        names["data"] = data
     write_text(folder / FOLD_FILE, json.dumps(names, indent=1) + "\n")
 
 
-def check_held_out(fold: Fold, ckpt_path: str) -> None:
+def check_held_out(fold: Fold, ckpt_path: str, data: str = "") -> None:
     """Make sure that a model was trained on none of a fold's validation cases.
 
-    With `fold all` every case was trained on; that is said in a warning.
+    With `fold all` every case was trained on; that is said in a warning. Where `data`, a digest, differs from that of
+    the training, equal names are other cases.
 
     Raises:
         InputError: the model was trained on some of them.
@@ -106,6 +111,9 @@ def check_held_out(fold: Fold, ckpt_path: str) -> None:
         logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
         return
     trained = json.loads(path.read_text(encoding="utf-8"))
+    if data and trained.get("data", data) != data:
+        logger.info("%s was trained on another dataset", ckpt_path)
+        return
     seen = sorted(set(trained["train"]) & set(fold.val))
     if seen and set(trained["train"]) == set(trained["val"]):
         logger.warning("the model was trained on all cases: these scores are not of held-out cases")
@@ -113,7 +121,7 @@ def check_held_out(fold: Fold, ckpt_path: str) -> None:
         raise InputError(
             f"{ckpt_path}: was trained on {len(seen)} of the {len(fold.val)} validation cases "
             f"({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''}). "
-            "Cure: the keys that chose the fold of the training (fold, nfolds, its seed or rule, group_by, splits_file)"
+            "Cure: the keys that chose the fold of the training (fold, nfolds and those beside them in `describe`)"
         )
 
 
@@ -137,7 +145,7 @@ def set_aside(folder: Path) -> None:
     logger.info("the earlier run was moved to %s", target)
 
 
-def _differences(folder: Path, plan: RunPlan, fold: Fold) -> list[str]:
+def _differences(folder: Path, plan: RunPlan, fold: Fold, data: str) -> list[str]:
     """What the training in a folder has otherwise than the present plan and fold; empty if there is no training."""
     if not any((folder / name).exists() for name in ("last.pt", "model.pt")):
         return []
@@ -147,6 +155,8 @@ def _differences(folder: Path, plan: RunPlan, fold: Fold) -> list[str]:
         changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if trained[n] != present[n]]
     if (folder / FOLD_FILE).exists():
         kept = json.loads((folder / FOLD_FILE).read_text(encoding="utf-8"))
+        if data and kept.get("data", data) != data:
+            changed.append("the data: other images or labels under the same names")
         for part, names in (("train", fold.train), ("val", fold.val)):
             moved = len(set(kept[part]) ^ set(names))
             changed += [f"{part} cases of the fold: {moved} of them differ"] if moved else []

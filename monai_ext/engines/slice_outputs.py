@@ -38,6 +38,9 @@ class SliceEvaluation:
         about: further entries of the summary.
         ckpt_path: the model, whose digest is recorded.
         thresholds: tried for V_rand and V_info.
+
+    Raises:
+        InputError: no thresholds, or some outside 0 to 1.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class SliceEvaluation:
         ckpt_path: str,
         thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     ) -> None:
+        if not thresholds or not all(0 < threshold < 1 for threshold in thresholds):
+            raise InputError(f"--thresholds {list(thresholds)}: must be between 0 and 1, at least one. Cure: [0.5]")
         self.folder = Path(folder)
         self.about = dict(about)
         self.ckpt_path = ckpt_path
@@ -139,7 +144,9 @@ class StackPrediction:
 
 def masks_name(input_path: str | Path) -> str:
     """File name of a prediction: `test-masks.tif` for `test-volume.tif`, else `<name>-masks.tif`."""
-    stem = Path(input_path).name.partition(".tif")[0].removesuffix("-volume")
+    path = Path(input_path)
+    name = path.stem if path.suffix.lower() in (".tif", ".tiff") else path.name
+    stem = name.removesuffix("-volume")
     return f"{stem}-masks.tif"
 
 

@@ -18,6 +18,7 @@ from monai_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
+MODELS = ("model.pt", "model_final.pt")
 
 
 def load_tensors(path: str | Path, cure: str) -> Any:
@@ -81,9 +82,10 @@ class TrainingCheckpoint:
         self.resume = resume
         self.options = {name: repr(value) for name, value in (options or {}).items()}
         self._scaler_state: dict[str, Any] | None = None
-        if self.path.exists() and not resume:
+        found = [path for path in (self.path, *(Path(folder) / name for name in MODELS)) if path.exists()]
+        if found and not resume:
             raise InputError(
-                f"{self.path}: this folder already holds a training. Cure: --resume True to go on with it, another "
+                f"{found[0]}: this folder already holds a training. Cure: --resume True to go on with it, another "
                 "--output_dir, or --overwrite True to start anew"
             )
         remove_partials(folder)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from monai.inferers import Inferer
 
+from monai_ext.errors import InputError
 from monai_ext.inferers.resized_inferer import ResizedInferer
 from monai_ext.inferers.right_angle_inferer import RightAngleInferer
 from monai_ext.inferers.valid_tile_inferer import ValidTileInferer
@@ -30,6 +31,8 @@ def slice_inferer(
         tta: average over flips and turns of 90 degrees.
         cpu_bfloat16: call the network in mixed precision on a CPU.
     """
+    if len(roi_size) > 2:
+        raise InputError(f"--roi_size {list(roi_size)}: must be one or two numbers, or empty. Cure: [572]")
     inferer: Inferer
     if plan.geometry == "resize":
         inferer = ResizedInferer(plan.input_size, plan.levels, cpu_bfloat16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
@@ -13,7 +14,13 @@ from monai.inferers import Inferer
 from monai_ext.errors import InputError
 from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
 from monai_ext.inferers.windows import check_overlap, constant_weights, gaussian_weights, window_positions
-from monai_ext.planning.valid_sizes import border, check_input_size, input_size_for, valid_output_size
+from monai_ext.planning.valid_sizes import (
+    border,
+    check_input_size,
+    input_size_for,
+    smallest_input_size,
+    valid_output_size,
+)
 from monai_ext.transforms.mirrored_tile import mirror_indices
 
 BLENDS = ("gaussian", "constant")
@@ -104,6 +111,16 @@ class ValidTileInferer(Inferer):
 
     def _tile(self, height: int, width: int) -> tuple[int, int]:
         """Output pixels of a tile for a slice of that size."""
-        sizes = self.input_size or tuple(min(LARGEST, input_size_for(n, self.levels)) for n in (height, width))
+        sizes = self.input_size or tuple(self._fitting(n) for n in (height, width))
         h, w = (valid_output_size(size, self.levels) for size in sizes)
         return h, w
+
+    def _fitting(self, pixels: int) -> int:
+        """Smallest network input that covers an axis with as few tiles as inputs up to `LARGEST` allow."""
+        tiles = 1
+        while True:
+            # n tiles that share the fraction `overlap` reach over 1 + (n - 1) (1 - overlap) tiles
+            size = input_size_for(math.ceil(pixels / (1 + (tiles - 1) * (1 - self.overlap))), self.levels)
+            if size <= max(LARGEST, smallest_input_size(self.levels)):
+                return size
+            tiles += 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from monai.transforms import Compose
 
-from monai_ext.engines.em_preparation import held_out_slices, open_em_source, prepare_em
+from monai_ext.engines.em_preparation import EmSource, held_out_slices, open_em_source, prepare_em
 from monai_ext.engines.em_slices import SliceSamples, WholeImages, WholeSlices
 from monai_ext.errors import InputError
 from monai_ext.planning.em_plan import EmPlan
@@ -68,6 +69,19 @@ def test_only_held_out_slices_are_evaluated(store: Path, tmp_path: Path) -> None
     assert held_out_slices(source, model, plan).names == source.fold.val
     with pytest.raises(InputError, match="was trained on 2 of the 2 validation cases"):
         held_out_slices(open_em_source("", str(store), fold=1), model, plan)
+
+
+def test_another_stack_under_the_same_names_is_told_apart(store: Path, tmp_path: Path) -> None:
+    """Slices are known by their place in the stack, so the data themselves are compared."""
+    source = open_em_source("", str(store))
+    plan = prepare_em(source, str(tmp_path / "run"), "phantom", **SMALL).plan
+    (tmp_path / "run" / "model.pt").touch()
+    stack = replace(source.stack, images=source.stack.images[:, ::-1].copy())
+    other = EmSource(stack, source.fold)
+    with pytest.raises(InputError, match="the data: other images or labels under the same names"):
+        prepare_em(other, str(tmp_path / "run"), "phantom", **SMALL)
+    trained_on = EmSource(stack, open_em_source("", str(store), fold=1).fold)
+    assert held_out_slices(trained_on, str(tmp_path / "run" / "model.pt"), plan).names == trained_on.fold.val
 
 
 def test_small_slices_are_refused(store: Path, tmp_path: Path) -> None:

@@ -200,3 +200,42 @@ def test_waiting_ends_with_a_signal(tmp_path: Path) -> None:
     stop = Stop()
     stop.received = 15
     assert RankFiles(tmp_path, Rank(0, 2)).wait([0, 1], stop) == {}
+
+
+def test_other_keys_than_those_it_was_finished_with_are_named(tmp_path: Path) -> None:
+    """A longer training may go on; another network, loss or dataset is another training."""
+    arguments = {"max_epochs": 5, "init": "he", "tta": False, "num_workers": 1}
+    job = FoldJob(0, tmp_path, ("a",), arguments)
+    (tmp_path / "last.pt").touch()
+    assert job.changed_keys() == []  # never finished
+    job.note_done()
+    longer = {**arguments, "max_epochs": 9, "tta": True, "num_workers": 3}
+    assert FoldJob(0, tmp_path, ("a",), longer).changed_keys() == []
+    other = FoldJob(0, tmp_path, ("a",), {**longer, "init": "glorot", "dataset_dir": "b"})
+    assert other.changed_keys() == ["dataset_dir as in the bundle -> b", "init he -> glorot"]
+    (tmp_path / "last.pt").unlink()
+    assert other.changed_keys() == []  # nothing to mix with
+
+
+def test_evaluation_with_other_keys_is_missing(tmp_path: Path) -> None:
+    """Such as eight views by hand for one fold of a cross-validation without."""
+    for name in ("model.pt", "metrics.json"):
+        (tmp_path / name).write_text("{}")
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "metrics.json").write_text('{"a": {}}')
+    summary = {"model_sha256": model_digest(tmp_path / "model.pt"), "tta": True, "roi_size": []}
+    (evaluation / "summary.json").write_text(json.dumps(summary))
+
+    def missing(**keys: Any) -> str:
+        return FoldJob(0, tmp_path, ("a",), label_maps=False, evaluation=keys).missing()
+
+    assert missing(tta=True, roi_size=(), overlap=0.5) == ""
+    assert missing(tta=False) == "the evaluation with the present keys"
+    assert missing(tta=True, roi_size=[60]) == "the evaluation with the present keys"
+
+
+def test_model_that_is_evaluated_follows_the_config(tmp_path: Path) -> None:
+    found = config(tmp_path, ckpt_path="$@output_dir + '/model_final.pt'").job(1)
+    assert found.model == Path("runs/data/1/model_final.pt")
+    assert config(tmp_path).job(1).model.name == "model.pt"

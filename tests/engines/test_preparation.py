@@ -102,7 +102,7 @@ def test_evaluation_refuses_cases_of_the_training(raw: Path, tmp_path: Path, cap
     model = str(tmp_path / "run" / "model.pt")
     same = open_source(str(raw), str(tmp_path))
     assert [c.name for c in held_out_cases(same, model)] == list(same.fold.val)
-    with pytest.raises(InputError, match=r"trained on 1 of the 1 validation cases.*group_by"):
+    with pytest.raises(InputError, match=r"trained on 1 of the 1 validation cases.*nfolds"):
         held_out_cases(open_source(str(raw), str(tmp_path), fold=1), model)
     run(raw, tmp_path / "all", fold="all")
     caplog.clear()

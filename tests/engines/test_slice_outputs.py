@@ -86,5 +86,10 @@ def test_stack_is_written_page_by_page_at_full_size(tmp_path: Path, form: str, d
 def test_names_and_formats() -> None:
     assert masks_name("a/test-volume.tif") == "test-masks.tif"
     assert masks_name("cells.tiff") == "cells-masks.tif"
+    assert masks_name("TEST-volume.TIF") == "TEST-masks.tif"
+    assert masks_name("my.tif.copy.tif") == "my.tif.copy-masks.tif"
+    for thresholds in ([], [5], [0.0]):
+        with pytest.raises(InputError, match="--thresholds"):
+            SliceEvaluation("x", {}, "model.pt", thresholds)
     with pytest.raises(InputError, match="--pred_format 'npy'"):
         StackPrediction("x.tif", "npy")

@@ -9,10 +9,11 @@ import torch
 from monai_ext.errors import InputError
 from monai_ext.inferers.right_angle_inferer import RightAngleInferer
 from monai_ext.inferers.slice_inferer import slice_inferer
-from monai_ext.inferers.valid_tile_inferer import ValidTileInferer
+from monai_ext.inferers.valid_tile_inferer import LARGEST, ValidTileInferer
+from monai_ext.inferers.windows import window_positions
 from monai_ext.networks.valid_unet import ValidUNet
 from monai_ext.planning.em_plan import EmPlan
-from monai_ext.planning.valid_sizes import border
+from monai_ext.planning.valid_sizes import border, smallest_input_size
 
 LEVELS = 2
 MARGIN = border(LEVELS)
@@ -101,6 +102,27 @@ def test_views_are_averaged_and_turned_back() -> None:
     expected[:, -1] += 0.25
     torch.testing.assert_close(average[0, 0], expected)
     torch.testing.assert_close(RightAngleInferer(first_row, enabled=False)(image, None), first_row(image, None))  # type: ignore[arg-type]
+
+
+def test_every_view_is_turned_back() -> None:
+    """What gives back what it sees must come out as it went in, whatever the views."""
+    image = torch.randn(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
+    found = RightAngleInferer(lambda x, network: x, enabled=True)(image, None)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, image)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("size", [700, 852, 853, 3000])
+def test_large_slices_get_few_tiles_of_fitting_size(levels: int, size: int) -> None:
+    """No tile beyond the limit, no more of them than needed, and at most a third more output than the overlap asks."""
+    inferer = ValidTileInferer((), levels, overlap=0.25)
+    tile = inferer._tile(size, size)[0]
+    assert tile + 2 * border(levels) <= max(LARGEST, smallest_input_size(levels))
+    starts = window_positions((size,), (tile,), 0.25)[0]
+    assert starts[-1] + tile >= size
+    assert len(starts) == 1 or tile * len(starts) < 1.6 * size
+    most = LARGEST - 2 * border(levels)
+    assert len(starts) <= max(1, -(-(size - most) // int(0.75 * most - 2**levels)) + 1)
 
 
 def test_plan_decides_the_geometry(network: ValidUNet) -> None:
