@@ -2,64 +2,59 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from monai_ext.networks.norm_act import FUSED_NORMS, NORMS, norm_act
 from monai_ext.planning.plan import Plan
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 UP_INITS = ("pytorch", "kaiming")
 TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM: dict[str, Callable[[int, int], nn.Module]] = {
-    "instance": lambda dims, c: {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](c, affine=True),
-    "batch": lambda dims, c: {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dims](c),
-    "group": lambda dims, c: nn.GroupNorm(math.gcd(32, c), c),
-}
 
 
-class ConvNorm(nn.Sequential):
-    """Convolution without bias (the norm would remove it), norm with affine, and what follows.
+@dataclass(frozen=True)
+class Style:
+    """What all blocks of a network share.
 
-    Padding `(k - s + 1) // 2` per axis turns an edge of n voxels into n / s.
+    Attributes:
+        dims: 2 or 3.
+        norm: `instance`, `batch` or `group`.
+        slope: of the LeakyReLU.
+        keep_output: see `monai_ext.ops.instance_norm_act`.
+    """
+
+    dims: int
+    norm: str
+    slope: float
+    keep_output: bool = False
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias (the norm would remove it), norm with affine, LeakyReLU.
+
+    Padding `(k - s + 1) // 2` per axis turns an edge of n voxels into n / s. A slope of 1 is no activation.
     """
 
     def __init__(
-        self,
-        dims: int,
-        c_in: int,
-        c_out: int,
-        kernel: Sequence[int],
-        stride: Sequence[int],
-        norm: str,
-        *following: nn.Module,
+        self, style: Style, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], slope: float
     ) -> None:
         padding = tuple((k - s + 1) // 2 for k, s in zip(kernel, stride, strict=True))
-        convolution = CONV[dims](c_in, c_out, tuple(kernel), tuple(stride), padding, bias=False)
-        super().__init__(convolution, NORM[norm](dims, c_out), *following)
-
-
-class ConvNormAct(ConvNorm):
-    """The same with a LeakyReLU."""
-
-    def __init__(
-        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
-    ) -> None:
-        super().__init__(dims, c_in, c_out, kernel, stride, norm, nn.LeakyReLU(slope, inplace=True))
+        convolution = CONV[style.dims](c_in, c_out, tuple(kernel), tuple(stride), padding, bias=False)
+        super().__init__(convolution, *norm_act(style.norm, style.dims, c_out, slope, style.keep_output))
 
 
 class ConvBlock(nn.Sequential):
     """Two convolutions, the first with the stride of the level."""
 
-    def __init__(
-        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
-    ) -> None:
+    def __init__(self, style: Style, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__(
-            ConvNormAct(dims, c_in, c_out, kernel, stride, norm, slope),
-            ConvNormAct(dims, c_out, c_out, kernel, (1,) * dims, norm, slope),
+            ConvNormAct(style, c_in, c_out, kernel, stride, style.slope),
+            ConvNormAct(style, c_out, c_out, kernel, (1,) * style.dims, style.slope),
         )
 
 
@@ -70,32 +65,34 @@ class ResidualBlock(nn.Module):
     without bias, and a norm (nnU-Net in NVIDIA DeepLearningExamples, 2021; others use a kernel of 1 there).
     """
 
-    def __init__(
-        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
-    ) -> None:
+    __constants__ = ["fused"]  # noqa: RUF012 - TorchScript's spelling; it prunes the other branch
+
+    def __init__(self, style: Style, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
-        ones = (1,) * dims
-        self.first = ConvNormAct(dims, c_in, c_out, kernel, stride, norm, slope)
-        self.second = ConvNorm(dims, c_out, c_out, kernel, ones, norm)
+        ones = (1,) * style.dims
+        self.fused = style.norm in FUSED_NORMS
+        self.first = ConvNormAct(style, c_in, c_out, kernel, stride, style.slope)
+        # fused: its norm adds the shortcut and activates
+        self.second = ConvNormAct(style, c_out, c_out, kernel, ones, style.slope if self.fused else 1.0)
         same_shape = c_in == c_out and max(stride) == 1
-        self.shortcut = nn.Identity() if same_shape else ConvNorm(dims, c_in, c_out, kernel, stride, norm)
-        self.activation = nn.LeakyReLU(slope, inplace=True)
+        self.shortcut = nn.Identity() if same_shape else ConvNormAct(style, c_in, c_out, kernel, stride, 1.0)
+        self.activation = nn.Identity() if self.fused else nn.LeakyReLU(style.slope, inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fused:
+            return self.second[1](self.second[0](self.first(x)), self.shortcut(x))
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
 
 
 class UpLevel(nn.Module):
     """Transposed convolution (kernel = stride), concatenation with the skip, two convolutions."""
 
-    def __init__(
-        self, dims: int, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int], norm: str, slope: float
-    ) -> None:
+    def __init__(self, style: Style, c_in: int, c_out: int, kernel: Sequence[int], stride: Sequence[int]) -> None:
         super().__init__()
-        ones = (1,) * dims
-        self.up = TRANSPOSED[dims](c_in, c_out, tuple(stride), tuple(stride))
-        self.first = ConvNormAct(dims, 2 * c_out, c_out, kernel, ones, norm, slope)
-        self.second = ConvNormAct(dims, c_out, c_out, kernel, ones, norm, slope)
+        ones = (1,) * style.dims
+        self.up = TRANSPOSED[style.dims](c_in, c_out, tuple(stride), tuple(stride))
+        self.first = ConvNormAct(style, 2 * c_out, c_out, kernel, ones, style.slope)
+        self.second = ConvNormAct(style, c_out, c_out, kernel, ones, style.slope)
 
     def forward(self, deep: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(torch.cat((self.up(deep), skip), dim=1)))
@@ -122,8 +119,12 @@ class PlanUNet(nn.Module):
         norm: `instance`, `batch` or `group` (32 groups, fewer where 32 does not divide the channels).
         negative_slope: of the LeakyReLU.
         res_block: residual blocks in the encoder and the bottleneck.
-
         up_init: start of the transposed convolutions: `pytorch` (NVIDIA 2021) or `kaiming` (nnU-Net v2).
+        keep_output: instance and group norms keep their output for the gradient instead of their input: about half of
+            the memory for activations, at some precision (`monai_ext.ops.instance_norm_act`).
+
+    Raises:
+        ValueError: an option is unknown, levels differ in number, or `keep_output` cannot invert the activation.
 
     Where MONAI's `DynUNet` describes the same layers, parameters and outputs are the same. Initialisation: Kaiming
     normal (fan-in) for every convolution, zero biases in the heads. PyTorch's default for the transposed ones has a
@@ -145,29 +146,32 @@ class PlanUNet(nn.Module):
         negative_slope: float = 0.01,
         res_block: bool = False,
         up_init: str = "pytorch",
+        keep_output: bool = False,
     ) -> None:
         super().__init__()
         if up_init not in UP_INITS:
             raise ValueError(f"up_init must be one of {UP_INITS}, got {up_init!r}")
-        if norm not in NORM:
-            raise ValueError(f"norm must be one of {sorted(NORM)}, got {norm!r}")
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}")
+        if keep_output and not negative_slope > 0:
+            raise ValueError(f"keep_output needs a negative_slope above 0, got {negative_slope}")
         if not len(strides) == len(kernels) == len(features):
             raise ValueError(f"levels differ: {len(strides)} strides, {len(kernels)} kernels, {len(features)} features")
         self.deep_supervision = deep_supervision
-        dims = spatial_dims
+        style = Style(spatial_dims, norm, negative_slope, keep_output)
         self.encoder = nn.ModuleList()
         previous = in_channels
         for stride, kernel, width in zip(strides, kernels, features, strict=True):
             block = ResidualBlock if res_block else ConvBlock
-            self.encoder.append(block(dims, previous, width, kernel, stride, norm, negative_slope))
+            self.encoder.append(block(style, previous, width, kernel, stride))
             previous = width
         self.decoder = nn.ModuleList(
-            UpLevel(dims, features[i], features[i - 1], kernels[i], strides[i], norm, negative_slope)
+            UpLevel(style, features[i], features[i - 1], kernels[i], strides[i])
             for i in range(len(features) - 1, 0, -1)
         )
         # The level just above the bottleneck gets no head: its weight in the loss is zero anyway.
         supervised = max(1, len(features) - 2) if deep_supervision else 1
-        self.heads = nn.ModuleList(CONV[dims](features[i], out_channels, 1) for i in range(supervised))
+        self.heads = nn.ModuleList(CONV[spatial_dims](features[i], out_channels, 1) for i in range(supervised))
         self.register_load_state_dict_pre_hook(_drop_unused_heads)
         self._initialise(negative_slope, up_init)
 
@@ -204,7 +208,9 @@ class PlanUNet(nn.Module):
         return self.heads[0](x)
 
 
-def network_from_plan(plan: Plan, deep_supervision: bool = False, up_init: str = "pytorch") -> PlanUNet:
+def network_from_plan(
+    plan: Plan, deep_supervision: bool = False, up_init: str = "pytorch", keep_output: bool = False
+) -> PlanUNet:
     """Build the network that `plan` describes."""
     return PlanUNet(
         spatial_dims=plan.spatial_dims,
@@ -218,4 +224,5 @@ def network_from_plan(plan: Plan, deep_supervision: bool = False, up_init: str =
         negative_slope=plan.negative_slope,
         res_block=plan.res_block,
         up_init=up_init,
+        keep_output=keep_output,
     )
