@@ -76,6 +76,11 @@ def choose(form: str) -> None:
     _forced = form
 
 
+def chosen() -> str:
+    """The form that was chosen last; `auto` at the start."""
+    return _forced
+
+
 def implementation(op: str, device: torch.device) -> ModuleType:
     """Module that computes `op` for tensors on `device`: its `cpu`, `cuda` or `reference`.
 

@@ -59,9 +59,8 @@ def test_no_description_without_a_key(configs: Path) -> None:
 def test_training_and_inference_agree(configs: Path) -> None:
     """Keys that shape a prediction have the same default in both."""
     train, infer = read(configs / "train.json"), read(configs / "inference.json")
-    shared = {"overlap", "blend", "amp", "amp_dtype", "device", "tta", "roi_size", "pred_format", "skip_even"} & set(
-        infer
-    )
+    shared = {"overlap", "blend", "amp", "amp_dtype", "device", "tta", "roi_size", "pred_format", "skip_even"}
+    shared = (shared | {"channels_last", "fused_ops"}) & set(infer)
     assert len(shared) >= 6
     assert {k: train[k] for k in shared} == {k: infer[k] for k in shared}
 

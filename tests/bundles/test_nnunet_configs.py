@@ -16,6 +16,7 @@ def test_training_and_inference_build_the_same_network() -> None:
     assert train.pop("deep_supervision") == "@deep_supervision"
     assert infer.pop("deep_supervision") is False
     assert train.pop("up_init") == "@up_init"
+    assert train.pop("keep_output") == "@keep_output"  # concerns gradients only
     assert train == infer
 
 

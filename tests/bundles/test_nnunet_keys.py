@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from bundle_commands import NNUNET
 from monai_ext.datasets.folds import make_folds
 from monai_ext.engines.preparation import prepare_part
+from monai_ext.networks.norm_act import NormAct
+from monai_ext.ops import forms
 from parsed_configs import Check, assert_every_key_is_shown, chain, fold, group, handler, part, plan
 
 
@@ -22,7 +24,9 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def configured(shared_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ConfigParser]:
+def configured(
+    shared_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ConfigParser]]:
     monkeypatch.chdir(tmp_path)
 
     def configure(**overrides: Any) -> ConfigParser:
@@ -33,7 +37,8 @@ def configured(shared_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         workflow.initialize()
         return workflow.parser
 
-    return configure
+    yield configure
+    forms.choose("auto")
 
 
 def modules(p: ConfigParser) -> set[str]:
@@ -53,11 +58,13 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "amp": ({"amp": False}, lambda p: not part("train#inferer")(p).enabled),
     "compile": ({"compile": True}, lambda p: part("train#trainer")(p).compile),
     "channels_last": (
-        {"channels_last": True},
-        lambda p: any(
-            w.ndim == 5 and w.shape[1] > 1 and w.shape[2] > 1 and w.is_contiguous(memory_format=torch.channels_last_3d)
-            for w in part("network")(p).parameters()
-        ),
+        {"channels_last": False},
+        lambda p: all(w.is_contiguous() for w in part("network")(p).parameters()),
+    ),
+    "fused_ops": ({"fused_ops": False}, lambda p: forms.chosen() == "torch"),
+    "keep_output": (
+        {"keep_output": True},
+        lambda p: all(m.keep_output for m in part("network")(p).modules() if isinstance(m, NormAct)),
     ),
     "spatial_dims": (SLICES, lambda p: "Conv2d" in modules(p) and "Conv3d" not in modules(p)),
     "slice_axis": ({**SLICES, "slice_axis": 2}, lambda p: plan(p).slice_axis == 2),
