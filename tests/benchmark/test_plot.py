@@ -23,7 +23,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_rows_are_drawn(results: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
     draw_benchmarks(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
