@@ -19,6 +19,7 @@ from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
 from monai_ext.datasets.png_labels import is_picture, write_png_labels
 from monai_ext.datasets.segmentation_dataset import Case
+from monai_ext.engines.overlapped_io import WriteBehind
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, PostprocessingTrial
 from monai_ext.evaluation.segmentation_metrics import case_metrics
@@ -80,6 +81,7 @@ class PredictionOutputs:
         decision_file: where the decision is written, beside the model as a rule.
         pred_format: `nii` label maps, `npy` probabilities `[K, D, H, W]` float32 in canonical axes (z, y, x) as
             `<case>.npy`, or `nii+npy`. Probabilities need logits from the evaluator.
+        overlapped: work on a case in a thread of its own while the network predicts the next one.
 
     Raises:
         InputError: unknown format; post-processing of classes that the plan lacks.
@@ -98,6 +100,7 @@ class PredictionOutputs:
         decide: bool = False,
         decision_file: str | Path = "",
         pred_format: str = "nii",
+        overlapped: bool = False,
     ) -> None:
         self.plan = plan
         self.folder = Path(folder)
@@ -113,6 +116,7 @@ class PredictionOutputs:
         self.metrics: dict[str, Any] = {}
         self.written: list[Path] = []
         self.failed: list[str] = []
+        self._behind = WriteBehind(overlapped)
         if decide and postprocessing is not None:
             raise ValueError("decide needs predictions as they are, give no postprocessing with it")
         if decide:
@@ -170,8 +174,12 @@ class PredictionOutputs:
         if "error" in batch:
             self.failed.append(batch["error"])
             return
-        case, geometry, placement = batch["case"], batch["geometry"], batch["placement"]
         predicted: torch.Tensor = engine.state.output[CommonKeys.PRED][0]
+        progress = f"{engine.state.iteration} of {engine.state.epoch_length}"
+        self._behind.do(lambda: self._put_out(batch, predicted, progress))
+
+    def _put_out(self, batch: dict[str, Any], predicted: torch.Tensor, progress: str) -> None:
+        case, geometry, placement = batch["case"], batch["geometry"], batch["placement"]
         if predicted.shape[0] == 1:
             labels = restore_stored_labels(predicted[0].cpu().numpy(), placement, geometry, self.plan)
         else:
@@ -203,8 +211,7 @@ class PredictionOutputs:
             )
             if self.trial is not None:
                 self.trial.add(case.name, labels, batch["reference"])
-        done = engine.state.iteration
-        logger.info("%s (%d of %d)", case.name, done, engine.state.epoch_length)
+        logger.info("%s (%s)", case.name, progress)
 
     def _write_labels(self, case: Case, labels: np.ndarray, geometry: Geometry) -> None:
         picture = is_picture(case.images[0]) and len(geometry.file_shape) == 2
@@ -213,6 +220,7 @@ class PredictionOutputs:
         self.written.append(path)
 
     def _finish(self, _: Any) -> None:
+        self._behind.wait()
         if self.measure and self.metrics:
             decided = self.trial.decide() if self.trial is not None else None
             summary = write_report(self.folder, self.metrics, {**self.about, **self._about_postprocessing(decided)})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -93,6 +94,11 @@ def implementation(op: str, device: torch.device) -> ModuleType:
     if module is None:
         raise RuntimeError(f"{op}: no form {_forced!r}: {why}")
     return module
+
+
+def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device: make it that of `tensor` for a while."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def describe_forms() -> list[Form]:

@@ -99,7 +99,8 @@ def stored(path: Path) -> np.ndarray:
     return np.asarray(nibabel.load(path).dataobj).T
 
 
-def test_postprocessing_is_applied_before_writing_and_measuring(tmp_path: Path) -> None:
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_postprocessing_is_applied_before_writing_and_measuring(tmp_path: Path, overlapped: bool) -> None:
     outputs = PredictionOutputs(PLAN, tmp_path, measure=True, postprocessing=Postprocessing(((1, 2),)))
     run(outputs, ("a", torch.from_numpy(blob(True))[None], blob(False)), ("b", logits(blob(True)), blob(False)))
     for name in "ab":

@@ -40,7 +40,8 @@ def instance_norm_act(
         keep_output: keep the output for the gradient instead of the input; needs a slope above 0.
 
     Returns:
-        `[B, C, *S]` in the type and layout of x. Statistics are float32 sums, merged in float64.
+        `[B, C, *S]` in the type of x, from the fused forms also in its layout. Statistics are float32 sums, merged in
+        float64.
 
     Raises:
         ValueError: shapes do not fit, `groups` does not divide the channels, or the slope cannot be inverted.
@@ -96,8 +97,8 @@ def _forward(
     x = _dense(x)
     if residual is not None:
         residual = _laid_out_like(residual, x)
-    kernels = forms.implementation(NAME, x.device)
-    return kernels.forward(x, weight, bias, residual, groups, eps, negative_slope)
+    with forms.on_device_of(x):
+        return forms.implementation(NAME, x.device).forward(x, weight, bias, residual, groups, eps, negative_slope)
 
 
 @_forward.register_fake
@@ -123,8 +124,10 @@ def _backward(
     dy = _laid_out_like(dy.to(kept.dtype), kept)
     if residual is not None:
         residual = _laid_out_like(residual, kept)
-    kernels = forms.implementation(NAME, kept.device)
-    return kernels.backward(dy, kept, weight, bias, residual, mean, rstd, negative_slope, keep_output)
+    with forms.on_device_of(kept):
+        return forms.implementation(NAME, kept.device).backward(
+            dy, kept, weight, bias, residual, mean, rstd, negative_slope, keep_output
+        )
 
 
 @_backward.register_fake
