@@ -23,6 +23,7 @@ class Case:
         tolerance: largest difference from float64, as a fraction of the largest magnitude of the expected tensor.
         traffic: bytes that must move between memory and processor in one call (and its gradient), for the copy rate.
         why: reason of a tolerance other than the default.
+        probe: run at the first use on a machine, before the form is trusted; small.
     """
 
     name: str
@@ -32,3 +33,4 @@ class Case:
     tolerance: float = 2e-6
     traffic: int = 0
     why: str = ""
+    probe: bool = False

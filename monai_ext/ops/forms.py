@@ -27,6 +27,7 @@ OPS = (
 )
 FORMS = ("auto", "torch", "c++", "triton")
 _MODULES = {"torch": "reference", "c++": "cpu", "triton": "cuda"}
+_FORM_OF = {"cpu": "c++", "cuda": "triton"}
 _forced = "auto"
 
 
@@ -85,8 +86,8 @@ def chosen() -> str:
 def implementation(op: str, device: torch.device) -> ModuleType:
     """Module that computes `op` for tensors on `device`: its `cpu`, `cuda` or `reference`.
 
-    Where a faster form exists but cannot be had (no compiler, no Triton) the reference serves and a warning is logged
-    once.
+    Where a faster form exists but cannot be had (no compiler, no Triton), or fails its check on this machine at first
+    use, the reference serves and a warning is logged once.
     """
     if _forced == "auto":
         return _automatic(op, device.type)
@@ -102,26 +103,57 @@ def on_device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
 
 
 def describe_forms() -> list[Form]:
-    """What would run for every op on processors and on CUDA devices, without building anything twice."""
+    """What runs for every op on processors and on CUDA devices."""
     rows = []
     for op in OPS:
-        for device, form in (("cpu", "c++"), ("cuda", "triton")):
-            module, why = _load(op, form)
+        for device, form in _FORM_OF.items():
             if device == "cuda" and not torch.cuda.is_available():
+                module, why = _load(op, form)
                 why = f"no CUDA device here; {why}"
+            else:
+                module, why = _checked(op, device)
             rows.append(Form(op, device, form if module is not None else "torch", why))
     return rows
 
 
 @cache
 def _automatic(op: str, device: str) -> ModuleType:
-    form = {"cpu": "c++", "cuda": "triton"}.get(device)
-    module, why = _load(op, form) if form else (None, f"no own form for {device}")
-    if module is None:
-        if form and _exists(op, form):
-            logging.getLogger(__name__).warning("%s runs as plain torch on %s: %s", op, device, why)
-        module = import_module(f"monai_ext.ops.{op}.reference")
-    return module
+    module, why = _checked(op, device)
+    if module is not None:
+        return module
+    if device in _FORM_OF and _exists(op, _FORM_OF[device]):
+        logging.getLogger(__name__).warning("%s runs as plain torch on %s: %s", op, device, why)
+    return import_module(f"monai_ext.ops.{op}.reference")
+
+
+@cache
+def _checked(op: str, device: str) -> tuple[ModuleType | None, str]:
+    """The faster form for a kind of device, None if there is none that may be used; and why."""
+    if device not in _FORM_OF:
+        return None, f"no own form for {device}"
+    form = _FORM_OF[device]
+    module, why = _load(op, form)
+    problem = _disagreement(op, form, device) if module is not None else ""
+    return (None, problem) if problem else (module, why)
+
+
+def _disagreement(op: str, form: str, device: str) -> str:
+    """Why a form must not be used here: what it computes for the op's probes is not what the reference computes.
+
+    Compilers and drivers differ from machine to machine; a wrong kernel must not cost anybody a training. The probes
+    take milliseconds in C++, and in Triton the seconds of the first compilation.
+    """
+    from monai_ext.ops.check import cases_of, check
+
+    probes = [case for case in cases_of(op) if case.probe]
+    try:
+        # the first use may be inside of anything
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+            for case in probes:
+                check(op, case, form, device)
+    except Exception as error:
+        return f"its {form} form failed its check on this machine ({type(error).__name__}: {str(error)[:500]})"
+    return ""
 
 
 @cache

@@ -83,14 +83,14 @@ MIDDLE = 2 * 64 * 20 * 28 * 20
 SLICES = 8 * 32 * 192 * 160
 
 CASES = [
-    Case("3d", "instance_norm_act", _make((2, 5, 7, 6, 9))),
-    Case("3d_channels_last", "instance_norm_act", _make((2, 5, 7, 6, 9), layout=_channels_last)),
+    Case("3d", "instance_norm_act", _make((2, 5, 7, 6, 9)), probe=True),
+    Case("3d_channels_last", "instance_norm_act", _make((2, 5, 7, 6, 9), layout=_channels_last), probe=True),
     Case("2d", "instance_norm_act", _make((3, 4, 17, 13))),
     Case("2d_channels_last", "instance_norm_act", _make((3, 4, 17, 13), layout=_channels_last)),
     Case("1d", "instance_norm_act", _make((2, 3, 37))),
     Case("relu", "instance_norm_act", _make((2, 4, 9, 11), slope=0.0)),
     Case("no_activation", "instance_norm_act", _make((2, 4, 9, 11), slope=1.0)),
-    Case("residual", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True)),
+    Case("residual", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True), probe=True),
     Case("residual_channels_last", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True, layout=_channels_last)),
     Case("groups", "instance_norm_act", _make((2, 6, 5, 7), groups=2)),
     Case("groups_channels_last", "instance_norm_act", _make((2, 6, 5, 7), groups=3, layout=_channels_last)),
