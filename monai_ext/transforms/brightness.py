@@ -6,16 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from monai_ext.transforms.drawn_transform import DrawnTransform, Params, check_range, warn_does_nothing
+from monai_ext.ops.intensity_chain import Step
+from monai_ext.transforms.drawn_transform import IntensityTransform, Params, check_range, warn_does_nothing
 from monai_ext.transforms.factor_law import check_law, draw_factors
 
 
-def per_channel_values(values: Sequence[float], image: torch.Tensor) -> torch.Tensor:
-    """One value per channel in a shape that broadcasts over `image` (`[C, *spatial]`)."""
-    return torch.tensor(values, dtype=image.dtype, device=image.device).reshape(-1, *[1] * (image.ndim - 1))
-
-
-class RandBrightnessd(DrawnTransform):
+class RandBrightnessd(IntensityTransform):
     """Multiply the image by a random factor.
 
     Args:
@@ -49,5 +45,5 @@ class RandBrightnessd(DrawnTransform):
     def draw(self, image: torch.Tensor) -> Params:
         return {"factors": draw_factors(self.R, *self.factor, self.law, image.shape[0], self.per_channel)}
 
-    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        return image * per_channel_values(params["factors"], image)
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        return {"name": "brightness", "factor": params["factors"]}

@@ -7,24 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from monai_ext.errors import InputError
-from monai_ext.transforms.drawn_transform import DrawnTransform, Params, check_range, warn_does_nothing
+from monai_ext.ops.intensity_chain import Step
+from monai_ext.transforms.drawn_transform import IntensityTransform, Params, check_range, warn_does_nothing
 from monai_ext.transforms.factor_law import check_law, draw_factors
 
 
-def stretch_about_mean(channel: torch.Tensor, factor: float) -> torch.Tensor:
-    """`(x - mean) * factor + mean`, clamped to the old minimum and maximum of `channel` (`[*spatial]`)."""
-    mean = float(channel.mean())
-    low, high = (float(x) for x in torch.aminmax(channel))
-    return (channel * factor).add_(mean * (1 - factor)).clamp_(low, high)
-
-
-def stretch_about_zero(image: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
-    """`x * factor` per channel, clamped to the old range of all channels of `image` (`[C, *spatial]`)."""
-    low, high = (float(x) for x in torch.aminmax(image))
-    return torch.stack([x * f for x, f in zip(image, factors, strict=True)]).clamp_(low, high)
-
-
-class RandContrastd(DrawnTransform):
+class RandContrastd(IntensityTransform):
     """Stretch or flatten the intensities.
 
     Args:
@@ -65,7 +53,5 @@ class RandContrastd(DrawnTransform):
         factors = draw_factors(self.R, *self.factor, self.law, image.shape[0], self.per_channel)
         return {"factors": factors, "about": self.about}
 
-    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        if params["about"] == "zero":
-            return stretch_about_zero(image, params["factors"])
-        return torch.stack([stretch_about_mean(x, f) for x, f in zip(image, params["factors"], strict=True)])
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        return {"name": "contrast", "factor": params["factors"], "about": params["about"]}

@@ -1,4 +1,4 @@
-"""Base of the random dictionary transforms: parameters are drawn first, then applied by a pure function."""
+"""Bases of the random dictionary transforms: parameters are drawn first, then applied by a pure function."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import MapTransform, Randomizable
+from monai.utils import convert_to_dst_type
 from monai.utils.misc import MAX_SEED
 
 from monai_ext.errors import InputError
+from monai_ext.ops.intensity_chain import Step, intensity_chain
 
 Params = dict[str, Any]
 
@@ -98,6 +100,35 @@ class DrawnTransform(OwnState, MapTransform):
         if self.params:
             sample.update({key: self.apply_to_key(key, image, self.params) for key, image in present.items()})
         return sample
+
+
+class IntensityTransform(DrawnTransform):
+    """Changes values only, by one step of the op `intensity_chain`; `FusedCompose` runs neighbours as one chain."""
+
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        """The step that `params` mean for a tensor like `image` (`[C, *spatial]`; shape only)."""
+        raise NotImplementedError
+
+    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
+        return run_steps(image, [self.step(image, params)])
+
+
+def run_steps(image: torch.Tensor, steps: Sequence[Step]) -> torch.Tensor:
+    """Run steps of the op `intensity_chain` on one image (`[C, *spatial]` floating point, 2 or 3 axes); a new tensor.
+
+    A subclass such as `MetaTensor` keeps its type and what it carries.
+    """
+    out = intensity_chain(image.as_subclass(torch.Tensor)[None], [steps])[0]
+    return out if type(image) is torch.Tensor else convert_to_dst_type(out, image)[0]
+
+
+def rows_of_channels(params: Params, name: str, image: torch.Tensor, rest: float) -> list[list[float]]:
+    """One row of values (one per axis) for each channel of `image` (`[C, *spatial]`).
+
+    The channels drawn, `params["channels"]`, have those of `params[name]`, the others `rest` throughout.
+    """
+    drawn = dict(zip(params["channels"], params[name], strict=True))
+    return [drawn.get(c, [rest] * (image.ndim - 1)) for c in range(image.shape[0])]
 
 
 def _as_tensor(value: Any) -> torch.Tensor:

@@ -6,26 +6,18 @@ from collections.abc import Sequence
 
 import torch
 
+from monai_ext.ops.intensity_chain import Step
 from monai_ext.transforms.drawn_transform import (
-    DrawnTransform,
+    IntensityTransform,
     Params,
     check_probability,
     check_range,
+    rows_of_channels,
     warn_does_nothing,
 )
-from monai_ext.transforms.separable import apply_along_axis, gaussian_matrix
 
 
-def blur(channel: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """Blur `channel` (`[*spatial]` float32) by `sigmas` (one per axis, in voxels; 0 leaves the axis alone)."""
-    for axis, sigma in enumerate(sigmas):
-        if sigma > 0:
-            matrix = gaussian_matrix(channel.shape[axis], sigma).to(channel.device)
-            channel = apply_along_axis(channel, matrix, axis)
-    return channel
-
-
-class RandBlurd(DrawnTransform):
+class RandBlurd(IntensityTransform):
     """Blur with a Gaussian; sigma uniform in `sigma`.
 
     Args:
@@ -67,6 +59,5 @@ class RandBlurd(DrawnTransform):
             sigmas = [[float(self.R.uniform(*self.sigma))] * axes] * len(channels)
         return {"channels": channels, "sigmas": sigmas} if channels else {}
 
-    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        drawn = dict(zip(params["channels"], params["sigmas"], strict=True))
-        return torch.stack([blur(x, drawn[c]) if c in drawn else x for c, x in enumerate(image)])
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        return {"name": "blur", "sigma": rows_of_channels(params, "sigmas", image, 0.0)}

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from monai_ext.transforms.drawn_transform import DrawnTransform, Params, check_range, warn_does_nothing
+from monai_ext.ops.intensity_chain import Step
+from monai_ext.transforms.drawn_transform import IntensityTransform, Params, check_range, warn_does_nothing
 
 
-def add_noise(image: torch.Tensor, std: float, seed: int) -> torch.Tensor:
-    """Add independent N(0, std^2) to every value of `image` (`[C, *spatial]`); `seed` fixes the noise on a device."""
-    generator = torch.Generator(image.device).manual_seed(seed)
-    noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    return noise.mul_(std).add_(image)
-
-
-class RandNoised(DrawnTransform):
+class RandNoised(IntensityTransform):
     """Add Gaussian noise; one standard deviation for all channels, drawn uniformly.
 
     Args:
@@ -45,5 +39,5 @@ class RandNoised(DrawnTransform):
     def draw(self, image: torch.Tensor) -> Params:
         return {"std": float(self.R.uniform(*self.std)), "seed": int(self.R.randint(2**32, dtype=np.uint32))}
 
-    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        return add_noise(image, params["std"], params["seed"])
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        return {"name": "noise", "std": params["std"], "seed": params["seed"]}

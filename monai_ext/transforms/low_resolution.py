@@ -7,30 +7,18 @@ from collections.abc import Sequence
 import torch
 
 from monai_ext.errors import InputError
+from monai_ext.ops.intensity_chain import Step
 from monai_ext.transforms.drawn_transform import (
-    DrawnTransform,
+    IntensityTransform,
     Params,
     check_probability,
     check_range,
+    rows_of_channels,
     warn_does_nothing,
 )
-from monai_ext.transforms.separable import apply_along_axis, linear_matrix, nearest_index, resize_positions
 
 
-def coarsen(channel: torch.Tensor, zooms: Sequence[float]) -> torch.Tensor:
-    """Shrink `channel` (`[*spatial]` float32) to `round(zoom * n)` voxels per axis (nearest), then back (linear)."""
-    sizes = channel.shape
-    coarse = [max(1, round(size * zoom)) for size, zoom in zip(sizes, zooms, strict=True)]
-    axes = [axis for axis, size in enumerate(sizes) if coarse[axis] != size]
-    for axis in axes:
-        channel = channel.index_select(axis, nearest_index(sizes[axis], coarse[axis]).to(channel.device))
-    for axis in axes:
-        matrix = linear_matrix(coarse[axis], resize_positions(coarse[axis], sizes[axis]))
-        channel = apply_along_axis(channel, matrix.to(channel.device), axis)
-    return channel
-
-
-class RandLowResolutiond(DrawnTransform):
+class RandLowResolutiond(IntensityTransform):
     """Simulate a coarser acquisition; one zoom per channel, the same on all axes.
 
     Args:
@@ -72,6 +60,5 @@ class RandLowResolutiond(DrawnTransform):
             zooms = [[1.0, *zoom[1:]] for zoom in zooms]
         return {"channels": channels, "zooms": zooms} if channels else {}
 
-    def apply(self, image: torch.Tensor, params: Params) -> torch.Tensor:
-        drawn = dict(zip(params["channels"], params["zooms"], strict=True))
-        return torch.stack([coarsen(x, drawn[c]) if c in drawn else x for c, x in enumerate(image)])
+    def step(self, image: torch.Tensor, params: Params) -> Step:
+        return {"name": "low_resolution", "zoom": rows_of_channels(params, "zooms", image, 1.0)}

@@ -1,4 +1,4 @@
-"""Linear maps along single axes as small dense matrices: blur, resize, low resolution.
+"""Linear maps along single axes as small dense matrices, for resizing.
 
 On a CPU core a matrix product of patch size runs near peak, so one product per axis beats a separable convolution and
 an interpolation kernel up to edges of a few hundred voxels; borders are part of the matrix and need no padding.
@@ -34,14 +34,6 @@ def apply_along_axis(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> to
     return out.reshape(*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
 
 
-def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
-    """Gaussian blur of `size` voxels, sigma in voxels, radius ceil(3 sigma), edge voxels repeated; `[size, size]`."""
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1)
-    taps = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    return _scatter(torch.arange(size)[:, None] + offsets, (taps / taps.sum()).expand(size, -1), size)
-
-
 def linear_matrix(size: int, positions: torch.Tensor) -> torch.Tensor:
     """Linear interpolation of `size` voxels at `positions` (`[m]`, in voxels), clamped to the edges; `[m, size]`."""
     positions = positions.double().clamp(0, size - 1)
@@ -66,8 +58,9 @@ def resize_positions(size: int, new_size: int) -> torch.Tensor:
 
 
 def nearest_index(size: int, new_size: int) -> torch.Tensor:
-    """Source voxel nearest to each position of `resize_positions`; `[m]` int64."""
-    return (resize_positions(size, new_size) + 0.5).floor().long().clamp(0, size - 1)
+    """Source voxel nearest to each position of `resize_positions`, the right one of two; `[m]` int64."""
+    # integers: rounding would choose the wrong one of two that are equally near""
+    return (2 * torch.arange(new_size) + 1) * size // (2 * new_size)
 
 
 def _scatter(index: torch.Tensor, weight: torch.Tensor, size: int) -> torch.Tensor:

@@ -11,12 +11,13 @@ import warnings
 import monai.transforms
 import pytest
 import torch
+from monai.data import MetaTensor
 
 import monai_ext.transforms
 from monai_ext.errors import InputError
 from monai_ext.transforms.brightness import RandBrightnessd
 from monai_ext.transforms.contrast import RandContrastd
-from monai_ext.transforms.drawn_transform import DrawnTransform
+from monai_ext.transforms.drawn_transform import DrawnTransform, IntensityTransform, run_steps
 from monai_ext.transforms.factor_law import draw_factor
 from monai_ext.transforms.flips import RandMirrord
 from monai_ext.transforms.gamma import RandGammad
@@ -92,6 +93,26 @@ def test_parameters_are_json_and_repeat_the_result(kind: type[DrawnTransform]) -
     params = json.loads(json.dumps(transform.params))
     assert params
     assert torch.equal(always(kind).apply(sample["image"], params), out)
+
+
+@pytest.mark.parametrize("kind", INTENSITY)
+def test_the_step_is_json_and_alone_it_is_the_transform(kind: type[IntensityTransform]) -> None:
+    sample, transform = make_sample(), always(kind)
+    transform.set_random_state(seed=4)
+    out = transform(sample)["image"]
+    step = json.loads(json.dumps(transform.step(sample["image"], transform.params)))
+    assert torch.equal(run_steps(sample["image"], [step]), out)
+
+
+@pytest.mark.parametrize("kind", INTENSITY)
+def test_a_meta_tensor_stays_one(kind: type[IntensityTransform]) -> None:
+    image = make_sample()["image"]
+    transform = always(kind)
+    transform.set_random_state(seed=4)
+    out = transform({"image": MetaTensor(image, affine=torch.eye(4) * 2)})["image"]
+    assert type(out) is MetaTensor
+    assert out.affine[0, 0] == 2
+    assert torch.equal(out.as_tensor(), transform.apply(image, transform.params))
 
 
 @pytest.mark.parametrize("kind", INTENSITY)

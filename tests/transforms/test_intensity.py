@@ -5,16 +5,38 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monai_ext.ops.intensity_chain import intensity_chain
 from monai_ext.transforms.brightness import RandBrightnessd
-from monai_ext.transforms.contrast import stretch_about_mean, stretch_about_zero
-from monai_ext.transforms.gamma import gamma_curve
-from monai_ext.transforms.gaussian_blur import RandBlurd, blur
-from monai_ext.transforms.gaussian_noise import RandNoised, add_noise
-from monai_ext.transforms.low_resolution import RandLowResolutiond, coarsen
+from monai_ext.transforms.contrast import RandContrastd
+from monai_ext.transforms.gamma import RandGammad
+from monai_ext.transforms.gaussian_blur import RandBlurd
+from monai_ext.transforms.gaussian_noise import RandNoised
+from monai_ext.transforms.low_resolution import RandLowResolutiond
 
 
 def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def add_noise(image: torch.Tensor, std: float, seed: int) -> torch.Tensor:
+    return RandNoised().apply(image, {"std": std, "seed": seed})
+
+
+def blur(channel: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
+    return RandBlurd().apply(channel[None], {"channels": [0], "sigmas": [list(sigmas)]})[0]
+
+
+def coarsen(channel: torch.Tensor, zooms: tuple[float, ...]) -> torch.Tensor:
+    return RandLowResolutiond().apply(channel[None], {"channels": [0], "zooms": [list(zooms)]})[0]
+
+
+def stretch(image: torch.Tensor, factors: list[float], about: str) -> torch.Tensor:
+    return RandContrastd().apply(image, {"factors": factors, "about": about})
+
+
+def gamma_curve(channel: torch.Tensor, gamma: float, invert: bool, keep_stats: bool) -> torch.Tensor:
+    params = {"gammas": [gamma], "invert": invert, "keep_stats": keep_stats}
+    return RandGammad().apply(channel[None], params)[0]
 
 
 def test_noise_has_the_moments_asked_for() -> None:
@@ -46,9 +68,9 @@ def test_blur_of_a_point_is_a_gaussian() -> None:
 
 
 def test_blur_keeps_constants_at_borders_and_takes_tiny_patches() -> None:
-    # rows of the matrix sum to 1 in float32
+    # taps sum to 1 in float32
     torch.testing.assert_close(
-        blur(torch.full((1, 2, 9), 3.0), (1.5,) * 3), torch.full((1, 2, 9), 3.0), atol=1e-5, rtol=0
+        blur(torch.full((1, 2, 9), 3.0), (1.5, 1.5, 1.5)), torch.full((1, 2, 9), 3.0), atol=1e-5, rtol=0
     )
 
 
@@ -89,10 +111,10 @@ def test_brightness_multiplies_each_channel() -> None:
 
 def test_contrast_about_the_mean() -> None:
     x = normal(6, 7, 8) + 5
-    weaker = stretch_about_mean(x, 0.8)
+    weaker = stretch(x[None], [0.8], "mean")[0]
     # float32 of values near 5
     torch.testing.assert_close(weaker, (x - x.mean()) * 0.8 + x.mean(), atol=1e-5, rtol=0)
-    stronger = stretch_about_mean(x, 1.25)
+    stronger = stretch(x[None], [1.25], "mean")[0]
     assert stronger.min() == x.min()
     assert stronger.max() == x.max()
     assert stronger.std() > x.std()
@@ -100,7 +122,7 @@ def test_contrast_about_the_mean() -> None:
 
 def test_contrast_about_zero_clamps_to_the_range_of_all_channels() -> None:
     image = torch.tensor([[[-1.0, 0.5]], [[2.0, -0.8]]])
-    assert stretch_about_zero(image, [1.5, 1.5]).tolist() == [[[-1.0, 0.75]], [[2.0, -1.0]]]
+    assert stretch(image, [1.5, 1.5], "zero").tolist() == [[[-1.0, 0.75]], [[2.0, -1.0]]]
 
 
 def test_low_resolution_is_nearest_then_linear() -> None:
@@ -142,3 +164,17 @@ def test_gamma_curve(gamma: float, invert: bool) -> None:
 def test_gamma_of_a_constant_is_that_constant(keep_stats: bool) -> None:
     x = torch.full((3, 3, 3), 2.5)
     assert torch.equal(gamma_curve(x, 0.7, False, keep_stats), x)
+
+
+def test_channels_that_are_not_drawn_stay_bit_by_bit() -> None:
+    image = normal(3, 5, 6, 7)
+    for transform, name, row in ((RandBlurd(), "sigmas", [1.0] * 3), (RandLowResolutiond(), "zooms", [0.5] * 3)):
+        out = transform.apply(image, {"channels": [1], name: [row]})
+        assert [torch.equal(out[c], image[c]) for c in range(3)] == [True, False, True]
+
+
+def test_steps_are_those_of_the_op() -> None:
+    image = normal(2, 5, 6)
+    step = RandContrastd().step(image, {"factors": [0.8, 1.2], "about": "zero"})
+    expected = intensity_chain(image[None], [[step]])[0]
+    assert torch.equal(stretch(image, [0.8, 1.2], "zero"), expected)
