@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -51,7 +52,7 @@ class Geometry:
         # product of unit vectors: a pure number, 1 for right angles, so the limit does not depend on the voxel size
         if abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
             raise InputError(f"affine is singular (two axes are parallel): {matrix[:3, :3].tolist()}")
-        orientation = io_orientation(matrix)
+        orientation = _orientation(matrix)
         order = np.argsort(orientation[:, 0])  # canonical axis -> file axis
         full = volume_shape(file_shape)
         x, y, z = (int(axis) for axis in order)
@@ -71,12 +72,12 @@ class Geometry:
     def canonical_affine(self) -> np.ndarray:
         """`4 x 4` float64: canonical voxel (x, y, z) to RAS mm."""
         affine = np.array(self.affine)
-        return affine @ inv_ornt_aff(io_orientation(affine), volume_shape(self.file_shape))
+        return affine @ inv_ornt_aff(_orientation(affine), volume_shape(self.file_shape))
 
     def to_canonical(self, stored: np.ndarray) -> np.ndarray:
         """File order `[x, y, z, ...]` -> canonical `[z, y, x, ...]`; a view where possible."""
         full = stored.reshape(*volume_shape(self.file_shape), *stored.shape[len(self.file_shape) :], order="A")
-        turned = apply_orientation(full, io_orientation(np.array(self.affine)))
+        turned = apply_orientation(full, _orientation(np.array(self.affine)))
         return turned.transpose(2, 1, 0, *range(3, turned.ndim))
 
     def to_file(self, canonical: np.ndarray) -> np.ndarray:
@@ -84,7 +85,7 @@ class Geometry:
         if canonical.shape[:3] != self.shape:
             raise ValueError(f"array of shape {canonical.shape[:3]} does not fit the geometry's {self.shape}")
         turned = canonical.transpose(2, 1, 0, *range(3, canonical.ndim))
-        back = apply_orientation(turned, ornt_transform(CANONICAL, io_orientation(np.array(self.affine))))
+        back = apply_orientation(turned, ornt_transform(CANONICAL, _orientation(np.array(self.affine))))
         return back.reshape(*self.file_shape, *back.shape[3:])
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +104,18 @@ class Geometry:
             file_shape=tuple(int(n) for n in values["file_shape"]),
             nifti_fields=tuple((str(k), float(v)) for k, v in values["nifti_fields"]),
         )
+
+
+def _orientation(affine: np.ndarray) -> np.ndarray:
+    """nibabel's `io_orientation`, which depends on the axes only and takes a decomposition each time."""
+    return np.array(_orientation_of_axes(affine[:3, :3].tobytes()))
+
+
+@lru_cache(maxsize=1024)
+def _orientation_of_axes(axes: bytes) -> tuple[tuple[float, float], ...]:
+    affine = np.eye(4)
+    affine[:3, :3] = np.frombuffer(axes).reshape(3, 3)
+    return tuple((float(axis), float(flip)) for axis, flip in io_orientation(affine))
 
 
 def volume_shape(file_shape: tuple[int, ...]) -> tuple[int, int, int]:

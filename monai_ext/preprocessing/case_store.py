@@ -154,7 +154,11 @@ def write_case(
     locations: Mapping[int, np.ndarray],
     description: Mapping[str, Any],
 ) -> None:
-    """Write one case beside its place, sync it, then rename it; an older version is replaced.
+    """Write one case beside its place, sync its files, then rename it; an older version is replaced.
+
+    After a power failure a case is there with all its content or not at all: the files are on the disk before the name
+    is. Whether the name is there too by then does not matter, a case that is missing is done again; so folders are not
+    synced, and files only when all are written, which lets the disk take them together.
 
     Raises:
         StorageError: no space left, or no right to write; the partial folder is removed.
@@ -173,6 +177,8 @@ def write_case(
         files["locations.npz"] = _write_bytes(unfinished / "locations.npz", packed.getvalue())
         content = {"store_version": STORE_VERSION, "name": name, **description, "files": files}
         _write_bytes(unfinished / "case.json", _to_json(content))
+        for path in unfinished.iterdir():
+            _sync(path)
         _put_in_place(unfinished, folder / name)
     except OSError as error:
         if error.errno in _DENIED:
@@ -202,6 +208,7 @@ def update_description(folder: Path, name: str, changes: Mapping[str, Any]) -> N
     partial = _unfinished(path.parent, path.name)
     try:
         _write_bytes(partial, _to_json(content))
+        _sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -248,7 +255,6 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _put_in_place(unfinished: Path, final: Path) -> None:
-    _sync_folder(unfinished)
     if final.exists():
         # a folder cannot be renamed onto another: a kill between these two lines costs the case, never its integrity
         old = unfinished.with_name(f"{unfinished.name}.old")
@@ -262,7 +268,6 @@ def _put_in_place(unfinished: Path, final: Path) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(unfinished)  # another run was first; what it stored is checked by the next run like any case
-    _sync_folder(final.parent)
 
 
 class _CheckedFile:
@@ -285,16 +290,11 @@ def _write_array(path: Path, array: np.ndarray) -> dict[str, int]:
     with path.open("wb") as file:
         checked = _CheckedFile(file)
         np.save(checked, np.ascontiguousarray(array), allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
     return {"size": checked.size, "crc32": checked.crc32}
 
 
 def _write_bytes(path: Path, content: bytes) -> dict[str, int]:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
     return {"size": len(content), "crc32": zlib.crc32(content)}
 
 
@@ -310,14 +310,9 @@ def _crc32(path: Path) -> int:
     return checksum
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _cure(path: Path) -> str:
