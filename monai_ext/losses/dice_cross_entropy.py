@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from monai_ext.errors import InputError
+from monai_ext.ops.dice_cross_entropy import ACTIVATIONS, dice_cross_entropy_sums
 
 
 class DiceCrossEntropy(nn.Module):
@@ -30,10 +31,16 @@ class DiceCrossEntropy(nn.Module):
         smooth: s above.
         dice_weight, ce_weight: weights of the two terms.
         focal_gamma: g above; 0 is plain cross-entropy. Between 0 and 1 the gradient has a pole at p_y = 1.
+        activation: `softmax`, or `sigmoid`: every class for itself, and instead of the cross-entropy the mean over
+            voxels and classes of the binary one (`torch.nn.BCEWithLogitsLoss`), or of the binary focal loss.
+        label_smoothing: share of the target that the voxel-wise term spreads evenly over the classes, as in
+            `torch.nn.CrossEntropyLoss` (Szegedy et al. 2016); with `sigmoid`, targets are drawn towards 1/2 by it. Dice
+            sees the labels themselves.
 
     Raises:
         InputError: `class_weights` do not fit the classes.
-        ValueError: `focal_gamma` is negative or within (0, 1).
+        ValueError: `focal_gamma` is negative or within (0, 1), `activation` is unknown, `label_smoothing` is not
+            within [0, 1].
     """
 
     class_weights: torch.Tensor | None
@@ -48,8 +55,14 @@ class DiceCrossEntropy(nn.Module):
         dice_weight: float = 1.0,
         ce_weight: float = 1.0,
         focal_gamma: float = 0.0,
+        activation: str = "softmax",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
         if focal_gamma != 0 and not focal_gamma >= 1:
             raise ValueError(f"focal_gamma must be 0 or at least 1, got {focal_gamma}")
         self.batch_dice = batch_dice
@@ -58,6 +71,8 @@ class DiceCrossEntropy(nn.Module):
         self.dice_weight = dice_weight
         self.ce_weight = ce_weight
         self.focal_gamma = focal_gamma
+        self.activation = activation
+        self.label_smoothing = label_smoothing
         if class_weights is not None and num_classes is not None:
             numbers = all(isinstance(w, int | float) and w >= 0 for w in class_weights)
             if len(class_weights) != num_classes or not numbers:
@@ -76,7 +91,7 @@ class DiceCrossEntropy(nn.Module):
             labels: `[B, 1, *S]` or `[B, *S]`, any integer dtype, values 0 .. K-1 or `ignore_index`.
 
         Raises:
-            ValueError: shapes do not fit, or a label has no class.
+            ValueError: shapes do not fit, or (on processors) a label has no class; elsewhere the loss is NaN then.
         """
         dice, cross_entropy = self.parts(logits, labels)
         return self.dice_weight * dice + self.ce_weight * cross_entropy
@@ -85,42 +100,16 @@ class DiceCrossEntropy(nn.Module):
         """Return (Dice loss, cross-entropy or focal loss), unweighted, for logging."""
         if labels.ndim == logits.ndim:
             labels = labels[:, 0]
-        if labels.shape != logits.shape[:1] + logits.shape[2:]:
-            raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
-        batch, classes = logits.shape[:2]
-        log_p = torch.log_softmax(logits.float().flatten(2), dim=1)
-        target = labels.reshape(batch, 1, -1).long()
-        if self.ignore_index is None:
-            valid = None
-        else:
-            valid = (target != self.ignore_index).float()
-            target = target.masked_fill(target == self.ignore_index, 0)
-        if target.device.type == "cpu":  # on CUDA reading the extremes would wait for the device; gather asserts there
-            low, high = (int(v) for v in target.aminmax())
-            if low < 0 or high >= classes:
-                raise ValueError(f"labels reach from {low} to {high}, network has {classes} classes")
-        log_p_target = log_p.gather(1, target)
-        weight = valid if self.class_weights is None else self.class_weights[target] * (1.0 if valid is None else valid)
-        term = log_p_target
-        if self.focal_gamma:
-            # 1 - p from log p without cancellation; only the target's class is touched, one value a voxel
-            term = (-torch.expm1(log_p_target)).pow(self.focal_gamma) * log_p_target
-        cross_entropy = -term.mean() if weight is None else -(term * weight).sum() / weight.sum().clamp_min(1e-8)
-        return self._dice(log_p, log_p_target, target, valid), cross_entropy
-
-    def _dice(
-        self, log_p: torch.Tensor, log_p_target: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None
-    ) -> torch.Tensor:
-        p = log_p.exp()
-        p_target = log_p_target.exp()
-        ones = torch.ones_like(p_target)
-        if valid is not None:
-            p, p_target, ones = p * valid, p_target * valid, ones * valid
-        zeros = torch.zeros(log_p.shape[:2], dtype=log_p.dtype, device=log_p.device)
-        # [B, K]: the target's probability is added to the row of its own class, so no one-hot labels exist
-        intersection = zeros.scatter_add(1, target[:, 0], p_target[:, 0])[:, 1:]
-        reference = zeros.scatter_add(1, target[:, 0], ones[:, 0])[:, 1:]
-        predicted = p.sum(dim=2)[:, 1:]
+        intersection, predicted, reference, terms = dice_cross_entropy_sums(
+            logits.float() if logits.dtype == torch.float64 else logits,
+            labels.long() if labels.is_floating_point() else labels,
+            self.class_weights,
+            self.ignore_index,
+            self.activation,
+            self.focal_gamma,
+            self.label_smoothing,
+        )
         if self.batch_dice:
-            intersection, reference, predicted = intersection.sum(0), reference.sum(0), predicted.sum(0)
-        return 1 - ((2 * intersection + self.smooth) / (predicted + reference + self.smooth)).mean()
+            intersection, predicted, reference = intersection.sum(0), predicted.sum(0), reference.sum(0)
+        dice = (2 * intersection + self.smooth) / (predicted + reference + self.smooth)
+        return 1 - dice[..., 1:].mean(), terms[0] / terms[1].clamp_min(1e-8)
