@@ -29,6 +29,15 @@ class Commands:
             print(f"{package} {version(package)}")
         print(device_name())
 
+    def ops(self) -> None:
+        """Print which form of every fused op runs on which device, and why."""
+        from dataclasses import asdict
+
+        from monai_ext.benchmark.measurement_rows import format_table
+        from monai_ext.ops.forms import describe_forms
+
+        print(format_table([asdict(form) for form in describe_forms()], ("op", "device", "form", "why"), left=4))
+
     def record(self, run: str, results: str, command: str, recipe: str = "train.json") -> None:
         """Append a finished training and its evaluation to a result file (CSV).
 

@@ -116,12 +116,72 @@ class BenchmarkCommands:
         if profile:
             print(f"trace in {Path(profile).resolve()}")
 
+    def ops(self, op: str = "", device: str = "cpu", rounds: int = 7, results: str = "") -> None:
+        """Time the fused ops against plain torch and torch.compile, at the sizes of the recipes.
+
+        An op that fails its check gets no times.
+
+        Args:
+            op: one op; empty takes all.
+            device: such as cuda:0.
+            rounds: timings per form, in turns.
+            results: CSV file to append the rows to.
+
+        Raises:
+            InputError: an option is impossible, or the file has other columns.
+        """
+        from monai_ext.benchmark.op_benchmark import run_op_benchmark
+
+        run_op_benchmark(op, device, rounds, results)
+        if results:
+            print(f"rows appended to {Path(results).resolve()}")
+
+    def peers(
+        self,
+        work: tuple[str, ...] | str = (),
+        rounds: int = 7,
+        results: str = "",
+        dataset_dir: str = "",
+        device: str = "cpu",
+        tiny: bool = False,
+    ) -> None:
+        """Time this package against MONAI and nnU-Net on the same work, in turns.
+
+        Args:
+            work: names of comparisons or kinds of work, such as resampling,export; empty takes all.
+            rounds: timings per side; a peer slower than 20 s has one.
+            results: CSV file to append the rows to.
+            dataset_dir: in MSD format, for the preparation of a dataset; empty takes a phantom.
+            device: such as cuda:0, for the comparisons that are not for processors only.
+            tiny: the sizes of the tests, to see whether everything runs.
+
+        Raises:
+            InputError: an option is impossible, or the file has other columns.
+        """
+        from monai_ext.benchmark.peer_benchmark import run_peer_benchmark
+
+        run_peer_benchmark(_names(work), rounds, results, dataset_dir, device, tiny)
+        if results:
+            print(f"rows appended to {Path(results).resolve()}")
+
     def plot(self, results: str, picture: str) -> None:
         """Draw the throughput of every row of a result file (CSV) into a PNG file."""
         from monai_ext.benchmark.plot import draw_benchmarks
 
         draw_benchmarks(Path(results), Path(picture))
         print(f"drawn: {Path(picture).resolve()}")
+
+    def plot_peers(self, results: str, picture: str) -> None:
+        """Draw how many times faster than the peers the rows of a result file (CSV) are, into a PNG file."""
+        from monai_ext.benchmark.comparison_plot import draw_comparison
+
+        draw_comparison(Path(results), Path(picture))
+        print(f"drawn: {Path(picture).resolve()}")
+
+
+def _names(given: tuple[str, ...] | str) -> tuple[str, ...]:
+    """`a,b` is a tuple to the command line, `a` a string."""
+    return tuple(given.split(",")) if isinstance(given, str) and given else tuple(given)
 
 
 def _check_bundle_options(mode: str, config_file: str, profile: str) -> None:
