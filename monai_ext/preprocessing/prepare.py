@@ -18,6 +18,7 @@ from monai_ext.preprocessing.case_preprocessing import preprocess
 from monai_ext.preprocessing.case_store import (
     CaseStore,
     StorageError,
+    UnsyncedWrites,
     remove_leftovers,
     update_description,
     write_case,
@@ -73,12 +74,16 @@ def prepare_cases(
     cases = list(cases or dataset.training)
     problems = Problems(f"preprocessing of {dataset.name}")
     redone = 0
-    for outcome in _bar(_outcomes(cases, plan, folder, num_workers), len(cases), progress):
-        redone += outcome.redone
-        if outcome.warning:
-            logger.warning("case %s: %s", outcome.name, outcome.warning)
-        if outcome.problem:
-            problems.lines.append(f"case {outcome.name}: {outcome.problem}")
+    writes = UnsyncedWrites(folder)
+    try:
+        for outcome in _bar(_outcomes(cases, plan, folder, num_workers, writes), len(cases), progress):
+            redone += outcome.redone
+            if outcome.warning:
+                logger.warning("case %s: %s", outcome.name, outcome.warning)
+            if outcome.problem:
+                problems.lines.append(f"case {outcome.name}: {outcome.problem}")
+    finally:
+        writes.end()
     logger.info("preprocessing: %d of %d cases done anew, in %s", redone, len(cases), folder)
     problems.lines.sort()
     problems.raise_if_any()
@@ -93,14 +98,19 @@ def _bar(outcomes: Iterable[_Outcome], total: int, progress: bool) -> Iterable[_
     return tqdm(outcomes, total=total, desc="preprocessing", unit="case")
 
 
-def _outcomes(cases: Iterable[Case], plan: Plan, folder: Path, num_workers: int) -> Iterator[_Outcome]:
+def _outcomes(
+    cases: Iterable[Case], plan: Plan, folder: Path, num_workers: int, writes: UnsyncedWrites
+) -> Iterator[_Outcome]:
     # looking at sizes and times needs no processes: a run with nothing to do starts none
     waiting = []
     for case in cases:
-        if _is_current(case, plan, folder):
+        if _is_current(case, plan, folder, writes.found):
             yield _Outcome(case.name)
         else:
             waiting.append(case)
+    if not waiting:
+        return
+    writes.begin()
     if num_workers <= 1 or len(waiting) <= 1:
         yield from (_prepare_case(case, plan, folder) for case in waiting)
         return
@@ -165,9 +175,11 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> _Outcome:
         raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _is_current(case: Case, plan: Plan, folder: Path) -> bool:
+def _is_current(case: Case, plan: Plan, folder: Path, thoroughly: bool) -> bool:
     try:
         content = CaseStore(folder).describe(case.name)
+        if thoroughly:
+            CaseStore(folder).verify(case.name)
         stored: list[dict[str, Any]] = content["raw_files"]
         if content["preprocessing_hash"] != plan.preprocessing_hash():
             return False

@@ -16,7 +16,7 @@ from monai_ext.datasets.image_files import read_image, read_label
 from monai_ext.datasets.segmentation_dataset import SegmentationDataset
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
-from monai_ext.preprocessing import prepare
+from monai_ext.preprocessing import case_store, prepare
 from monai_ext.preprocessing.case_preprocessing import restore_stored_labels
 from monai_ext.preprocessing.case_store import CaseStore, StorageError
 from monai_ext.preprocessing.prepare import prepare_cases
@@ -220,3 +220,31 @@ def test_progress_bar(
 ) -> None:
     prepare_cases(balls, make_plan(), tmp_path / "store")
     assert "3/3" in capfd.readouterr().err
+
+
+def test_run_without_end_is_followed_by_a_look_at_the_checksums(
+    balls: SegmentationDataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure a file may have its size and name but not its content."""
+    plan, folder = make_plan(), tmp_path / "store"
+    monkeypatch.setattr(case_store.UnsyncedWrites, "end", lambda self: None)  # the power fails here
+    prepare_cases(balls, plan, folder, progress=False)
+    monkeypatch.undo()
+    markers = list(folder.glob(".unfinished-*unsynced"))
+    assert len(markers) == 1
+    lost = folder / "case_1" / "image.npy"
+    lost.write_bytes(bytes(lost.stat().st_size))
+    before = times(folder)
+    prepare_cases(balls, plan, folder, progress=False)
+    assert redone(before, times(folder)) == {"case_1"}
+    CaseStore(folder).verify("case_1")
+    assert not list(folder.glob(".unfinished-*"))
+
+
+def test_finished_run_leaves_no_marker_and_checksums_unread(
+    balls: SegmentationDataset, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_cases(balls, make_plan(), tmp_path, progress=False)
+    assert not list(tmp_path.glob(".unfinished-*"))
+    monkeypatch.setattr(CaseStore, "verify", lambda self, name: pytest.fail("read all files of a store that is whole"))
+    prepare_cases(balls, make_plan(), tmp_path, progress=False)
