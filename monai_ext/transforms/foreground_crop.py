@@ -10,8 +10,9 @@ import torch
 from monai.transforms import MapTransform
 
 from monai_ext.errors import InputError
+from monai_ext.ops.patch_affine import IMAGE_TYPES, LABEL_TYPES, patch_affine
+from monai_ext.ops.patch_affine.stored import stored_tensor
 from monai_ext.transforms.drawn_transform import OwnState, Params, check_probability
-from monai_ext.transforms.linear_sampling import sample_patch
 from monai_ext.transforms.spatial import SpatialDraw, affine_matrix, source_box
 
 MODES = ("per_sample", "batch_share")
@@ -162,15 +163,10 @@ class RandForegroundCropd(OwnState, MapTransform):
             image `[C, *patch]` float32 and label `[1, *patch]` uint8 or int64, blocks of slices with their axis.
         """
         patch = self._full_patch(image.ndim - 1)
-        first, size = params["start"], list(patch)
-        matrix = affine_matrix(params["angles"], params["scale"]) if "angles" in params else None
-        if matrix is not None:
-            first, size = source_box(matrix, params["start"], patch)
-        out = read_box(image, first, size, 0.0, torch.float32)
-        target = None if label is None else read_box(label, first, size, self.pad_label, self._label_type(label))
-        if matrix is not None:
-            centre = [s + (p - 1) / 2 - f for s, p, f in zip(params["start"], patch, first, strict=True)]
-            out, target = sample_patch(out, target, matrix, centre, patch)
+        if "angles" in params:
+            out, target = self._turned(image, label, params, patch)
+        else:
+            out, target = self._boxes(image, label, params["start"], patch)
         if len(patch) > len(self.patch_size) and self.slices == 1:
             out, target = out[:, 0], None if target is None else target[:, 0]
         return out, target
@@ -191,6 +187,44 @@ class RandForegroundCropd(OwnState, MapTransform):
 
     def _full_patch(self, axes: int) -> tuple[int, ...]:
         return (self.slices,) * (axes - len(self.patch_size)) + self.patch_size
+
+    def _boxes(
+        self, image: np.ndarray, label: np.ndarray | None, first: Sequence[int], size: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        out = read_box(image, first, size, 0.0, torch.float32)
+        target = None if label is None else read_box(label, first, size, self.pad_label, self._label_type(label))
+        return out, target
+
+    def _turned(
+        self, image: np.ndarray, label: np.ndarray | None, params: Params, patch: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        matrix = affine_matrix(params["angles"], params["scale"])
+        centre = np.asarray(params["start"]) + (np.asarray(patch) - 1) / 2
+        volume, classes = stored_tensor(image), None if label is None else stored_tensor(label)
+        if volume is None or not self._can_sample(volume, label, classes):
+            first, size = source_box(matrix, params["start"], patch)
+            volume, classes = self._boxes(image, label, first, size)
+            centre = centre - first
+        out, target = patch_affine(
+            [volume],
+            None if classes is None else [classes],
+            torch.from_numpy(matrix[None]),
+            torch.from_numpy(centre[None]),
+            patch,
+            pad_label=self.pad_label,
+        )
+        return out[0], None if target is None or label is None else target[0].to(self._label_type(label))
+
+    def _can_sample(self, volume: torch.Tensor, label: np.ndarray | None, classes: torch.Tensor | None) -> bool:
+        """Whether the op takes the volumes as they are stored; of others it gets a box in types that it takes."""
+        if volume.dtype == torch.float64 or volume.dtype not in IMAGE_TYPES:
+            return False
+        if label is None:
+            return True
+        if classes is None or classes.dtype not in LABEL_TYPES:
+            return False
+        limits = torch.iinfo(classes.dtype)
+        return limits.min <= self.pad_label <= limits.max
 
     def _label_type(self, label: np.ndarray | torch.Tensor) -> torch.dtype:
         stored_as_uint8 = label.dtype in (np.uint8, torch.uint8)
