@@ -15,6 +15,7 @@ from monai_ext.ops.patch_affine.stored import stored_tensor
 from monai_ext.transforms.drawn_transform import OwnState, Params, check_probability
 from monai_ext.transforms.spatial import SpatialDraw, affine_matrix, source_box
 
+Stored = np.ndarray | torch.Tensor
 MODES = ("per_sample", "batch_share")
 NUMPY_TYPES = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
 
@@ -149,9 +150,7 @@ class RandForegroundCropd(OwnState, MapTransform):
                 )
             self.params.update(self.spatial.draw(self.R, patch, flat=len(self.patch_size) == 2))
 
-    def apply(
-        self, image: np.ndarray, label: np.ndarray | None, params: Params
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def apply(self, image: Stored, label: Stored | None, params: Params) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Read the patch that `params` describe.
 
         Args:
@@ -172,31 +171,56 @@ class RandForegroundCropd(OwnState, MapTransform):
         return out, target
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        sample, image, label = self._drawn(data)
+        sample[self.keys[0]], target = self.apply(image, label, self.params)
+        if target is not None:
+            sample[self.keys[1]] = target
+        return sample
+
+    def read(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Draw, and read the voxels that `apply` would look at, but leave turning and scaling to others.
+
+        Returns:
+            The sample with image `[C, *box]` and label `[1, *box]`, and `matrix` `[3, 3]` and `centre` `[3]`, float64:
+            the patch voxel at offset `o` from the centre of the patch is at `centre + matrix @ o` of the box.
+        """
+        sample, image, label = self._drawn(data)
+        patch = self._full_patch(image.ndim - 1)
+        matrix, first, size = np.eye(3), list(self.params["start"]), list(patch)
+        if "angles" in self.params:
+            matrix = affine_matrix(self.params["angles"], self.params["scale"])
+            first, size = source_box(matrix, self.params["start"], patch)
+        sample[self.keys[0]], target = self._boxes(image, label, first, size)
+        if target is not None:
+            sample[self.keys[1]] = target
+        centre = np.asarray(self.params["start"]) + (np.asarray(patch) - 1) / 2 - np.asarray(first)
+        sample["matrix"], sample["centre"] = torch.from_numpy(matrix), torch.from_numpy(centre)
+        return sample
+
+    def _drawn(self, data: Mapping[Hashable, Any]) -> tuple[dict[Hashable, Any], Stored, Stored | None]:
+        """The sample without what only drawing needs, its image, and its label with a channel; `params` are drawn."""
         sample = dict(data)
         image_key, label_key = self.keys
         image, label = sample[image_key], sample.get(label_key)
         if label is not None and label.ndim == image.ndim - 1:
             label = label[None]
         self.randomize({**sample, label_key: label})
-        sample[image_key], target = self.apply(image, label, self.params)
-        if target is not None:
-            sample[label_key] = target
         for used in ("locations", "class_counts", "slot"):
             sample.pop(used, None)
-        return sample
+        return sample, image, label
 
     def _full_patch(self, axes: int) -> tuple[int, ...]:
         return (self.slices,) * (axes - len(self.patch_size)) + self.patch_size
 
     def _boxes(
-        self, image: np.ndarray, label: np.ndarray | None, first: Sequence[int], size: Sequence[int]
+        self, image: Stored, label: Stored | None, first: Sequence[int], size: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         out = read_box(image, first, size, 0.0, torch.float32)
         target = None if label is None else read_box(label, first, size, self.pad_label, self._label_type(label))
         return out, target
 
     def _turned(
-        self, image: np.ndarray, label: np.ndarray | None, params: Params, patch: Sequence[int]
+        self, image: Stored, label: Stored | None, params: Params, patch: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         matrix = affine_matrix(params["angles"], params["scale"])
         centre = np.asarray(params["start"]) + (np.asarray(patch) - 1) / 2
@@ -215,7 +239,7 @@ class RandForegroundCropd(OwnState, MapTransform):
         )
         return out[0], None if target is None or label is None else target[0].to(self._label_type(label))
 
-    def _can_sample(self, volume: torch.Tensor, label: np.ndarray | None, classes: torch.Tensor | None) -> bool:
+    def _can_sample(self, volume: torch.Tensor, label: Stored | None, classes: torch.Tensor | None) -> bool:
         """Whether the op takes the volumes as they are stored; of others it gets a box in types that it takes."""
         if volume.dtype == torch.float64 or volume.dtype not in IMAGE_TYPES:
             return False

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from bundle_commands import NNUNET
 from monai_ext.datasets.folds import make_folds
+from monai_ext.engines.device_augmentation import DeviceAugmentation
 from monai_ext.engines.preparation import prepare_part
 from monai_ext.networks.norm_act import NormAct
 from monai_ext.ops import forms
@@ -62,6 +63,13 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
         lambda p: all(w.is_contiguous() for w in part("network")(p).parameters()),
     ),
     "fused_ops": ({"fused_ops": False}, lambda p: forms.chosen() == "torch"),
+    "augment_on": (
+        {"augment_on": "device", "num_workers": 0},
+        lambda p: (
+            isinstance(part("train#dataloader")(p), DeviceAugmentation)
+            and next(iter(part("train#dataloader")(p)))["image"].shape[2:] == plan(p).patch_size
+        ),
+    ),
     "keep_output": (
         {"keep_output": True},
         lambda p: all(m.keep_output for m in part("network")(p).modules() if isinstance(m, NormAct)),

@@ -97,7 +97,7 @@ CASES = [
     _case("blur wide", (2, 1, 7, 21, 6), [blur([0.0, 2.5, 0.3])], [blur([3.0, 0.0, 0.0])]),
     _case("blur of single voxels", (1, 2, 1, 1, 2), [blur([1, 0.5, 0.5], [0, 0, 0.8])]),
     _case("brightness", (1, 3, 4, 5, 6), [brightness(0.5, 1, -2)]),
-    _case("contrast", (3, 2, 6, 5, 7), [contrast(0.7, 1.4)], [contrast(1.5, 0.9, about="zero")], []),
+    _case("contrast", (3, 2, 6, 5, 7), [contrast(0.7, 1.4)], [contrast(1.5, 0.9, about="zero")], [], probe=True),
     _case("contrast twice", (2, 1, 40, 41), [contrast(1.4), contrast(0.7), contrast(1.2, about="zero")], [contrast(0)]),
     _case(
         "low resolution",
@@ -115,8 +115,8 @@ CASES = [
     _case(
         "gamma twice", (2, 1, 55, 40), [gamma(0.8, invert=True), gamma(1.3)], [gamma(1.3, keep_stats=False), gamma(0.7)]
     ),
-    _case("whole chain", (1, 2, 12, 14, 13), whole_chain(2, 3)),
-    _case("whole chain 2d", (2, 1, 35, 70), whole_chain(1, 2), [contrast(1.2), *whole_chain(1, 2)]),
+    _case("whole chain", (1, 2, 12, 14, 13), whole_chain(2, 3), probe=True),
+    _case("whole chain 2d", (2, 1, 35, 70), whole_chain(1, 2), [contrast(1.2), *whole_chain(1, 2)], probe=True),
     _case(
         "zero between others",
         (2, 2, 20, 20),
