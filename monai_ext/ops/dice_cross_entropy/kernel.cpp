@@ -436,6 +436,8 @@ void sigmoid_gradient(const Problem& p, i64 n, Scratch& s, const Gradients& g) {
     }
 }
 
+constexpr i64 SMALL = 1 << 14;  // logits that one thread has done before others are awake
+
 }  // namespace
 
 // intersection, predicted, present: [B, K]; terms: [2]; range: smallest and largest label that is not ignored, and 0
@@ -446,7 +448,7 @@ extern "C" void forward(const void* logits, const void* labels, const float* wei
     const i64 groups = p.groups(), length = p.length(), width = 3 * K + 2;
     std::vector<double> partial(size_t(B * groups * width), 0.0);
     std::vector<Range> ranges(size_t(B * groups));
-#pragma omp parallel
+#pragma omp parallel if (B * K * S > SMALL)
     {
         Scratch s(p);
 #pragma omp for schedule(static)
@@ -487,7 +489,7 @@ extern "C" void backward(const void* logits, const void* labels, const float* we
                          float gamma, float smoothing, int kind, int label_kind, int ignore, int sigmoid, int last) {
     const Problem p{logits, labels, weights, B, K, S, ignored, gamma, smoothing, kind, label_kind, ignore, sigmoid, last};
     const i64 groups = p.groups(), length = p.length();
-#pragma omp parallel
+#pragma omp parallel if (B * K * S > SMALL)
     {
         Scratch s(p);
         Range range;

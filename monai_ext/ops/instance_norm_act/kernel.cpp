@@ -53,6 +53,7 @@ inline void store16(bf16* p, vec v) {
 }
 inline vec activated(vec z, vec by, float slope) { return z > 0 ? by : by * slope; }
 
+constexpr i64 SMALL = 1 << 15;  // values that one thread has done before others are awake
 constexpr i64 CHUNK = 4096;   // values of a contiguous channel; 16 KB
 constexpr i64 CHUNK_BYTES = 64 << 10;  // of rows in channels last
 
@@ -149,7 +150,7 @@ void backward_contiguous(const T* dy, const T* kept, const float* weight, const 
                          const float* mean, const float* rstd, T* dx, T* dr, float* sums, i64 N, i64 C, i64 S, i64 G,
                          float slope) {
     i64 per = C / G;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * G; ++task) {
         i64 n = task / G, g = task % G;
         double m1 = 0, m2 = 0;
@@ -240,7 +241,7 @@ void forward_channels_last(const T* x, const float* weight, const float* bias, c
     i64 rows = rows_of_chunk(C, sizeof(T)), chunks = (S + rows - 1) / rows, per = C / G;
     std::vector<float> partial(size_t(N * chunks * C * 3));
     std::vector<float> constants(size_t(N * C * 3));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * chunks; ++task) {
         i64 n = task / chunks, first = (task % chunks) * rows, count = std::min(rows, S - first);
         float* p = partial.data() + task * C * 3;
@@ -261,7 +262,7 @@ void forward_channels_last(const T* x, const float* weight, const float* bias, c
                 k[c] = rstd[n * G + g] * weight[c], k[C + c] = mean[n * G + g], k[2 * C + c] = bias[c];
             }
         }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * chunks; ++task) {
         i64 n = task / chunks, first = (task % chunks) * rows, count = std::min(rows, S - first);
         const float *a = constants.data() + n * C * 3, *m = a + C, *b = a + 2 * C;
@@ -305,7 +306,7 @@ void backward_channels_last(const T* dy, const T* kept, const float* weight, con
             k[2 * C + c] = inverse_or_zero(weight[c]);
         }
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * chunks; ++task) {
         i64 n = task / chunks, first = (task % chunks) * rows, count = std::min(rows, S - first);
         const float *mu = constants.data() + n * C * 6, *rs = mu + C, *iw = mu + 2 * C;
@@ -355,7 +356,7 @@ void backward_channels_last(const T* dy, const T* kept, const float* weight, con
                 k[3 * C + c] = rs * weight[c], k[4 * C + c] = float(-rs * m2 / count), k[5 * C + c] = float(-rs * m1 / count);
         }
     }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * chunks; ++task) {
         i64 n = task / chunks, first = (task % chunks) * rows, count = std::min(rows, S - first);
         const float *mu = constants.data() + n * C * 6, *rs = mu + C, *iw = mu + 2 * C;
@@ -393,7 +394,7 @@ void forward(const T* x, const float* weight, const float* bias, const T* residu
              i64 N, i64 C, i64 S, i64 G, double eps, float slope, bool last) {
     if (last) return forward_channels_last<T, ADD>(x, weight, bias, residual, y, mean, rstd, N, C, S, G, eps, slope);
     i64 per = C / G;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (N * C * S > SMALL)
     for (i64 task = 0; task < N * G; ++task) {
         i64 n = task / G, g = task % G;
         Moments m;
