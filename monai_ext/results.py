@@ -23,6 +23,8 @@ COLUMNS = (*FIRST, "class_dice", "mean_dice", "surface_dice_1mm", "hd95_mm", *LA
 SLICE_COLUMNS = (*FIRST, *SLICE_SCORES, *STACK_SCORES, *LAST)  # of EM bundles
 TABLE = re.compile(r"(<!-- results: (?P<file>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
+SELECTION = re.compile(r"(<!-- rows: (?P<file>\S+): (?P<columns>[^>]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
+
 
 def device_name() -> str:
     """Name of the GPU, or processor and thread count."""
@@ -138,8 +140,28 @@ def markdown_table(rows: list[dict[str, str]]) -> str:
     return "\n".join([*lines, "", *(f"    {line}" for line in commands)]) + "\n"
 
 
+def selected_columns(path: Path, columns: list[str]) -> str:
+    """Markdown table of some columns of any CSV file.
+
+    Raises:
+        InputError: the file or a column is missing.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: not found. Cure: restore the file, or take its table out of the document")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    missing = [name for name in columns if rows and name not in rows[0]]
+    if missing:
+        raise InputError(f"{path}: has no columns {missing}, only {list(rows[0])}. Cure: correct the document")
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join(lines + ["| " + " | ".join(row[name] for name in columns) + " |" for row in rows]) + "\n"
+
+
 def fill_tables(document: Path) -> int:
-    """Rewrite every table between `<!-- results: FILE -->` and `<!-- end of results -->`; return their number.
+    """Rewrite the tables of a Markdown file from the CSV files they name; return their number.
+
+    A table stands between `<!-- results: FILE -->` and `<!-- end of results -->` (all columns of a result file), or
+    between `<!-- rows: FILE: column, column -->` and `<!-- end of rows -->` (those columns of any CSV file).
 
     Raises:
         InputError: the document or a result file is missing.
@@ -151,7 +173,12 @@ def fill_tables(document: Path) -> int:
     def table(match: re.Match[str]) -> str:
         return match[1] + "\n" + markdown_table(read_rows(document.parent / match["file"])) + "\n" + match[3]
 
+    def selection(match: re.Match[str]) -> str:
+        columns = [name.strip() for name in match["columns"].split(",")]
+        return match[1] + "\n" + selected_columns(document.parent / match["file"], columns) + "\n" + match[4]
+
     filled, count = TABLE.subn(table, text)
+    filled, selections = SELECTION.subn(selection, filled)
     if filled != text:
         write_text(document, filled)
-    return count
+    return count + selections

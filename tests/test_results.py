@@ -63,3 +63,16 @@ def test_tables_of_the_project_are_those_of_the_result_files(document: str, tmp_
         target.write_text(path.read_text())
     assert fill_tables(copy) >= 1
     assert copy.read_text() == source.read_text()
+
+
+def test_selected_columns_of_any_file(tmp_path: Path) -> None:
+    (tmp_path / "peers.csv").write_text("work,side,median_ms\nexport,ours,3\n")
+    document = tmp_path / "README.md"
+    document.write_text("a\n<!-- rows: peers.csv: work, median_ms -->\nold\n<!-- end of rows -->\nb\n")
+    assert fill_tables(document) == 1
+    assert "| work | median ms |\n| --- | --- |\n| export | 3 |" in document.read_text()
+    assert document.read_text().startswith("a\n<!-- rows")
+    assert document.read_text().endswith("<!-- end of rows -->\nb\n")
+    document.write_text("<!-- rows: peers.csv: ratio -->\n<!-- end of rows -->\n")
+    with pytest.raises(InputError, match="ratio"):
+        fill_tables(document)
