@@ -15,17 +15,12 @@ import numpy as np
 import torch
 
 from monai_ext.errors import InputError
+from monai_ext.ops.spline_resample import resample_image, resample_labels, resample_logits_argmax, use_logit_tiles
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.crop import Box, crop, foreground_box, paste
 from monai_ext.preprocessing.intensity import normalize
 from monai_ext.preprocessing.label_closing import close_labels
-from monai_ext.preprocessing.resample import (
-    needs_separate_axis,
-    resample_image,
-    resample_labels,
-    resample_logits_argmax,
-    use_logit_tiles,
-)
+from monai_ext.preprocessing.resample import needs_separate_axis
 
 if TYPE_CHECKING:
     from monai_ext.datasets.image_files import Geometry
