@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
-Value = tuple[float, ...]
-# batch item, start, flipped axes, the window cut out and flipped, its value per channel if it is even
-WindowCopy = tuple[int, tuple[int, ...], tuple[int, ...], torch.Tensor, Value | None]
+Value = tuple[int, ...]  # bits of the value, per channel
+KEPT = 4  # outputs; a volume may have as many even values as windows
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class EvenWindows:
-    """Finds even windows and keeps the output of the network for each value.
+    """Finds even windows and keeps the output of the network for the values seen last.
 
     A window of one value is the same wherever it lies and however it is mirrored, and so is the network's output for
-    it, up to the rounding of other batch sizes.
+    it, up to the rounding of other batch sizes. Bits are compared: 0 and -0 are two values, NaN is one.
+
+    Args:
+        volume: `[B, C, *S]` floating point.
+        positions: starts of the windows per axis.
+        roi_size: of a window.
     """
 
-    def __init__(self) -> None:
-        self._last: tuple[int, Sequence[int]] | None = None
-        self._last_value: Value | None = None
-        self._windows: dict[Value, torch.Tensor] = {}
-        self._outputs: dict[Value, torch.Tensor] = {}
+    def __init__(self, volume: torch.Tensor, positions: Sequence[Sequence[int]], roi_size: Sequence[int]) -> None:
+        self._bits = volume.view(_BITS[volume.element_size()])
+        self._positions = positions
+        self._roi_size = tuple(roi_size)
+        self._outputs: OrderedDict[Value, torch.Tensor] = OrderedDict()
+        # most windows differ in a few of their voxels already; only the others are read as a whole
+        corner = self._probe(0.0)
+        same = (corner == self._probe(1.0)) & (corner == self._probe(0.5))
+        self._candidates = same.all(1).tolist()  # one transfer from the device for all windows
 
-    def value(self, item: int, start: Sequence[int], window: torch.Tensor) -> Value | None:
-        """Value per channel of the window `[C, *roi]` at a place, None if it varies; flips are not read again."""
-        if (item, start) != self._last:
-            self._last, self._last_value = (item, start), _value_of(window)
-        if self._last_value is not None:
-            self._windows.setdefault(self._last_value, window)
-        return self._last_value
+    def value(self, item: int, place: Sequence[int]) -> Value | None:
+        """Value of the window that has a number along each axis, None if it varies."""
+        is_candidate = self._candidates[item]
+        for number in place:
+            is_candidate = is_candidate[number]
+        if not is_candidate:
+            return None
+        box = [
+            slice(starts[number], starts[number] + size)
+            for starts, number, size in zip(self._positions, place, self._roi_size, strict=True)
+        ]
+        index: tuple[Any, ...] = (item, slice(None), *box)
+        window = self._bits[index]
+        first = window[(slice(None), *[slice(0, 1)] * len(box))]
+        return tuple(first.flatten().tolist()) if torch.equal(window, first.expand_as(window)) else None
 
-    def output(self, value: Value, call: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> torch.Tensor:
-        """Output `[K, *roi]` of the network for a value that `value` has found.
-
-        Args:
-            call: maps a list of windows `[C, *roi]` to outputs `[N, K, *roi]`.
-        """
+    def output(self, value: Value, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Output `[K, *roi]` of the network for a value; `call` computes it for one window."""
         if value not in self._outputs:
-            self._outputs[value] = call([self._windows[value]])[0].clone()
+            self._outputs[value] = call().clone()
+        self._outputs.move_to_end(value)
+        if len(self._outputs) > KEPT:
+            self._outputs.popitem(last=False)
         return self._outputs[value]
 
-
-def _value_of(window: torch.Tensor) -> Value | None:
-    flat = window.flatten(1)
-    first = flat[:, :1]
-    # most windows differ in their outermost voxels already; only the others are read as a whole
-    if bool((flat[:, -1:] != first).any()) or not bool((flat == first).all()):
-        return None
-    return tuple(first[:, 0].tolist())
+    def _probe(self, part: float) -> torch.Tensor:
+        """The voxel that lies at a fraction of every window: `[B, C, n_0, n_1, ...]` bits."""
+        axes = [
+            torch.tensor(list(starts), device=self._bits.device) + int(part * (size - 1))
+            for starts, size in zip(self._positions, self._roi_size, strict=True)
+        ]
+        index: tuple[Any, ...] = (slice(None), slice(None), *torch.meshgrid(*axes, indexing="ij"))
+        return self._bits[index]

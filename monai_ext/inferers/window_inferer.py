@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, combinations, product
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -13,21 +12,17 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers import Inferer
 
 from monai_ext.errors import InputError
+from monai_ext.inferers.batched_calls import BatchedCalls, Cut
 from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
-from monai_ext.inferers.even_windows import EvenWindows, WindowCopy
+from monai_ext.inferers.even_windows import EvenWindows, Value
+from monai_ext.inferers.logit_blend import LogitBlend
+from monai_ext.inferers.memory_fallback import MemoryFallback
 from monai_ext.inferers.slab_argmax import SlabArgmax
 from monai_ext.inferers.slice_stacks import slices_of, stacked, with_meta_of
-from monai_ext.inferers.windows import (
-    check_overlap,
-    constant_weights,
-    gaussian_axis,
-    gaussian_weights,
-    outer_product,
-    window_positions,
-)
+from monai_ext.inferers.window_grid import Place, WindowCopy, WindowGrid
+from monai_ext.inferers.windows import check_overlap
 
 BLENDS = ("gaussian", "constant")
-CACHED_MAPS = 2
 
 
 class WindowInferer(Inferer):
@@ -42,6 +37,10 @@ class WindowInferer(Inferer):
     predicted by itself; windows of several slices share a call of the network.
 
     Gradients are not switched off here (the evaluator does that), nor is the network put into evaluation mode.
+
+    Where a device runs out of memory, fewer windows share a call of the network, half as many each time; where a single
+    one is too much, or the sums do not fit, these are kept on the CPU. A warning says so, once per size. Nothing that
+    has been predicted is lost.
 
     Args:
         roi_size: window size per spatial axis, in voxels; 1 to 3 axes.
@@ -95,11 +94,9 @@ class WindowInferer(Inferer):
         self.progress = progress
         self.skip_even = skip_even
         self._call = BFloat16Inferer(cpu_bfloat16)
-        # flips of a window [C, *roi]: axis 0 there is the channel
-        axes = [axis + 1 for axis in self.mirror_axes]
+        self._fallback = MemoryFallback()
+        axes = self.mirror_axes
         self._flips = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
-        self._weights: dict[torch.device, torch.Tensor] = {}
-        self._reciprocals: OrderedDict[tuple[tuple[int, ...], torch.device], torch.Tensor] = OrderedDict()
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Blended logits of the whole volume.
@@ -112,33 +109,26 @@ class WindowInferer(Inferer):
             args: passed on to the network, as are `kwargs`.
 
         Returns:
-            `[B, K, *S]` float32 on `device`; a `MetaTensor` with the meta data of the input if that was one.
+            `[B, K, *S]` float32 on `device`, or on the CPU if it did not fit there; a `MetaTensor` with the meta data
+            of the input if that was one.
 
         Raises:
             ValueError: the input has other axes than the window, or the network returns another size.
+            torch.OutOfMemoryError: one window by itself is too much for the device.
         """
         if self._is_stack(inputs):
             return stacked(self(slices_of(inputs), network, *args, **kwargs), inputs)
-        padded, inside = self._pad(inputs)
-        shape = tuple(padded.shape[2:])
-        sums: torch.Tensor | None = None
-        for item, start, output in self._outputs(padded, network, args, kwargs):
-            if sums is None:
-                size = (padded.shape[0], output.shape[0], *shape)
-                sums = torch.zeros(size, dtype=torch.float32, device=output.device)
-                weights = self._window_weights(output.device)
-            window = tuple(slice(s, s + n) for s, n in zip(start, self.roi_size, strict=True))
-            sums[item][(slice(None), *window)].addcmul_(output, weights)
-        assert sums is not None
-        logits = sums.mul_(self._reciprocal(shape, sums.device))[inside].contiguous()
-        return with_meta_of(inputs, logits)
+        grid, padded = self._prepared(inputs)
+        blend = LogitBlend(grid, padded.shape[0], self.device or padded.device, self._fallback)
+        self._predict(padded, grid, network, args, kwargs, blend)
+        return with_meta_of(inputs, blend.result())
 
     def segment(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Labels of the whole volume: `__call__(...).argmax(1)` without holding its logits.
 
-        Only the logits of one window height along the first axis are kept (`SlabArgmax`), instead of the whole volume
-        times the number of classes. Where two classes agree to the last bits of float32, the label may differ from
-        that of `__call__`, whose logits have been rounded once more.
+        Less than the logits of one window height along the first axis is kept (`SlabArgmax`), instead of the whole
+        volume times the number of classes. Where two classes agree to the last bits of float32, the label may differ
+        from that of `__call__`, whose sums may be rounded otherwise.
 
         Args:
             inputs: `[B, C, *S]`, as in `__call__`, like the other arguments.
@@ -153,36 +143,16 @@ class WindowInferer(Inferer):
         """
         if self._is_stack(inputs):
             return stacked(self.segment(slices_of(inputs), network, *args, **kwargs), inputs)
-        padded, inside = self._pad(inputs)
-        labels: torch.Tensor | None = None
-        slabs: SlabArgmax | None = None
-        current = -1
-        for item, start, output in self._outputs(padded, network, args, kwargs):
-            if labels is None:
-                num_classes = output.shape[0]
-                if num_classes < 2:
-                    raise ValueError("segment needs a network with two or more output channels, got 1")
-                dtype = torch.uint8 if num_classes <= 255 else torch.int16
-                size = (padded.shape[0], *padded.shape[2:])
-                labels = torch.zeros(size, dtype=dtype, device=output.device)
-                weights = self._window_weights(output.device)
-            if item != current:
-                if slabs is not None:
-                    slabs.finish()
-                slabs = SlabArgmax(labels[item], self.roi_size[0])
-                current = item
-            assert slabs is not None
-            slabs.add(start, output.detach(), weights)
-        assert labels is not None
-        assert slabs is not None
-        slabs.finish()
-        return with_meta_of(inputs, labels.unsqueeze(1)[inside].contiguous())
+        grid, padded = self._prepared(inputs)
+        slabs = SlabArgmax(grid, padded.shape[0], self.device or padded.device, self._fallback)
+        self._predict(padded, grid, network, args, kwargs, slabs)
+        return with_meta_of(inputs, slabs.result().unsqueeze(1))
 
     def _is_stack(self, inputs: torch.Tensor) -> bool:
         return inputs.ndim == len(self.roi_size) + 3
 
-    def _pad(self, inputs: torch.Tensor) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """Plain floating-point tensor of at least window size, and where the input lies in it (one slice per axis)."""
+    def _prepared(self, inputs: torch.Tensor) -> tuple[WindowGrid, torch.Tensor]:
+        """Windows, and a plain floating-point tensor of at least their size."""
         if inputs.ndim != len(self.roi_size) + 2 or 0 in inputs.shape:
             raise ValueError(
                 f"inputs must be non-empty [B, C, *S] with {len(self.roi_size)} spatial axes for roi_size "
@@ -191,113 +161,95 @@ class WindowInferer(Inferer):
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         if not plain.is_floating_point():
             plain = plain.float()
-        missing = [max(roi - size, 0) for roi, size in zip(self.roi_size, plain.shape[2:], strict=True)]
-        spatial = (slice(n // 2, n // 2 + size) for n, size in zip(missing, plain.shape[2:], strict=True))
-        inside = (slice(None), slice(None), *spatial)
-        if any(missing):
-            before_after = [side for n in reversed(missing) for side in (n // 2, n - n // 2)]
-            plain = F.pad(plain, before_after)
-        return plain, inside
+        grid = WindowGrid(plain.shape[2:], self.roi_size, self.overlap, self.blend, len(self._flips))
+        if any(grid.missing):
+            plain = F.pad(plain, [side for n in reversed(grid.missing) for side in (n // 2, n - n // 2)])
+        return grid, plain
 
-    def _outputs(
-        self, padded: torch.Tensor, network: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Iterator[tuple[int, tuple[int, ...], torch.Tensor]]:
-        """Batch item, start and unflipped output `[K, *roi]` of every window copy; by item, then start, ascending."""
-        device = self.device or padded.device
-        starts = list(product(*window_positions(padded.shape[2:], self.roi_size, self.overlap)))
-        copies = product(range(padded.shape[0]), starts, self._flips)
-        num_copies = padded.shape[0] * len(starts) * len(self._flips)
-        bar = _bar(num_copies) if self.progress else None
+    def _predict(
+        self,
+        padded: torch.Tensor,
+        grid: WindowGrid,
+        network: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        target: LogitBlend | SlabArgmax,
+    ) -> None:
+        """Give `target` the outputs of all window copies, in the order of the grid."""
+
+        def release() -> bool:
+            moved = target.move_to_host()
+            if moved:
+                self._fallback.report(f"out of memory on {padded.device} with single windows: sums move to the CPU")
+            return moved
+
         # autograd needs every batch to stay as it was; without it one buffer spares an allocation per call
-        buffer = None
-        if not torch.is_grad_enabled():
-            size = (min(self.sw_batch_size, num_copies), padded.shape[1], *self.roi_size)
-            buffer = torch.empty(size, dtype=padded.dtype, device=padded.device)
-        even = EvenWindows() if self.skip_even and buffer is not None else None
-
-        def call(cuts: Sequence[torch.Tensor]) -> torch.Tensor:
-            # stacking copies: the network can neither overwrite the volume nor see strides that vary with its size
-            windows = torch.stack(list(cuts), out=None if buffer is None else buffer[: len(cuts)])
-            outputs = self._call(windows, network, *args, **kwargs)
-            if isinstance(outputs, (list, tuple)):
-                outputs = outputs[0]
-            if outputs.ndim != padded.ndim or (outputs.shape[0], *outputs.shape[2:]) != (len(cuts), *self.roi_size):
-                raise ValueError(
-                    f"the network must return [{len(cuts)}, K, {', '.join(map(str, self.roi_size))}] for an input of "
-                    f"shape {tuple(windows.shape)}, got {tuple(outputs.shape)}"
-                )
-            outputs = outputs.as_tensor() if isinstance(outputs, MetaTensor) else outputs
-            return outputs.to(device)
-
-        for group in self._groups(copies, padded, even):
-            # even windows first: a network may return its input, whose buffer the next call fills anew
-            kept = {known: even.output(known, call) for *_, known in group if even is not None and known is not None}
-            cuts = [cut for *_, cut, known in group if known is None]
-            outputs = iter(call(cuts) if cuts else ())
-            for item, start, flip, _, known in group:
-                output = next(outputs) if known is None else kept[known]
-                yield item, start, torch.flip(output, flip) if flip else output
+        without_gradients = not torch.is_grad_enabled()
+        calls = BatchedCalls(
+            lambda windows: self._call(windows, network, *args, **kwargs),
+            min(self.sw_batch_size, padded.shape[0] * grid.num_windows * len(self._flips)),
+            without_gradients,
+            release,
+            self._fallback,
+        )
+        even = EvenWindows(padded, grid.positions, self.roi_size) if self.skip_even and without_gradients else None
+        bar = _bar(padded.shape[0] * grid.num_windows * len(self._flips)) if self.progress else None
+        for group in self._groups(padded, grid, even):
+            copies = [copy for copy, _ in group]
+            # no name for the outputs: their memory, still in the cache, is free for those of the next call
+            target.add(copies, self._outputs(group, padded, grid, calls, even))
             if bar is not None:
-                bar.update(len(group))
+                bar.update(len(copies))
         if bar is not None:
             bar.close()
 
     def _groups(
-        self,
-        copies: Iterable[tuple[int, tuple[int, ...], tuple[int, ...]]],
-        padded: torch.Tensor,
-        even: EvenWindows | None,
-    ) -> Iterator[list[WindowCopy]]:
-        """Copies in their order, in groups of which `sw_batch_size` need a call of the network."""
-        group: list[WindowCopy] = []
+        self, padded: torch.Tensor, grid: WindowGrid, even: EvenWindows | None
+    ) -> Iterator[list[tuple[WindowCopy, Value | None]]]:
+        """Copies in order with their value if they are even, in groups of which `sw_batch_size` need the network."""
+        group: list[tuple[WindowCopy, Value | None]] = []
         needed = 0
-        for item, start, flip in copies:
-            cut = self._cut(padded[item], start, flip)
-            known = even.value(item, start, cut) if even is not None else None
-            group.append((item, start, flip, cut, known))
-            needed += known is None
-            if needed == self.sw_batch_size:
-                yield group
-                group, needed = [], 0
+        for item in range(padded.shape[0]):
+            for place in grid.places:
+                known = None if even is None else even.value(item, place)
+                for flip in self._flips:
+                    group.append((WindowCopy(item, place, flip, flip == ()), known))
+                    needed += known is None
+                    if needed == self.sw_batch_size:
+                        yield group
+                        group, needed = [], 0
         if group:
             yield group
 
-    def _cut(self, volume: torch.Tensor, start: Sequence[int], flip: tuple[int, ...]) -> torch.Tensor:
-        """Window `[C, *roi]` of the volume `[C, *S]`, flipped; a view if there is nothing to flip."""
-        window = volume[(slice(None), *(slice(s, s + n) for s, n in zip(start, self.roi_size, strict=True)))]
-        return torch.flip(window, flip) if flip else window
+    def _outputs(
+        self,
+        group: Sequence[tuple[WindowCopy, Value | None]],
+        padded: torch.Tensor,
+        grid: WindowGrid,
+        calls: BatchedCalls,
+        even: EvenWindows | None,
+    ) -> list[torch.Tensor]:
+        """Output `[K, *roi]` of every copy, mirrored as it is."""
 
-    def _window_weights(self, device: torch.device) -> torch.Tensor:
-        if device not in self._weights:
-            make = gaussian_weights if self.blend == "gaussian" else constant_weights
-            with torch.inference_mode(False):  # a tensor made in inference mode would be barred from autograd later
-                self._weights[device] = make(self.roi_size).to(device)
-        return self._weights[device]
+        def cut(copy: WindowCopy) -> Cut:
+            return self._window(padded, grid, copy.item, copy.place), copy.flip
 
-    def _reciprocal(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """1 over the summed weights of all window copies, `[*shape]` float32; the last few maps are kept.
+        kept: dict[Value, torch.Tensor] = {}
+        if even is not None:
+            # even windows first: a network may return its input, whose buffer the next call fills anew
+            for copy, known in group:
+                if known is not None and known not in kept:
+                    kept[known] = even.output(known, lambda copy=copy: calls([cut(copy)])[0])  # type: ignore[misc]
+        cuts = [cut(copy) for copy, known in group if known is None]
+        found = iter(calls(cuts) if cuts else ())
+        return [next(found) if known is None else kept[known] for _, known in group]
 
-        Windows form a grid and the weights are a product of one vector per axis, so their sum over all windows is the
-        product of the sums per axis.
-        """
-        key = (shape, device)
-        if key in self._reciprocals:
-            self._reciprocals.move_to_end(key)
-            return self._reciprocals[key]
-        with torch.inference_mode(False):
-            vectors = []
-            positions = window_positions(shape, self.roi_size, self.overlap)
-            for size, roi, starts in zip(shape, self.roi_size, positions, strict=True):
-                axis = gaussian_axis(roi) if self.blend == "gaussian" else torch.ones(roi, dtype=torch.float64)
-                total = torch.zeros(size, dtype=torch.float64)
-                for start in starts:
-                    total[start : start + roi] += axis
-                vectors.append(total.reciprocal().float())
-            vectors[0] /= len(self._flips)
-            self._reciprocals[key] = outer_product([vector.to(device) for vector in vectors])
-        if len(self._reciprocals) > CACHED_MAPS:
-            self._reciprocals.popitem(last=False)
-        return self._reciprocals[key]
+    def _window(self, padded: torch.Tensor, grid: WindowGrid, item: int, place: Place) -> torch.Tensor:
+        """View `[C, *roi]` of a window."""
+        start = grid.padded_start(place)
+        box = [slice(s, s + n) for s, n in zip(start, self.roi_size, strict=True)]
+        index: tuple[Any, ...] = (item, slice(None), *box)
+        return padded[index]
 
 
 def _bar(total: int) -> Any:

@@ -88,6 +88,37 @@ def constant_weights(window: Sequence[int]) -> torch.Tensor:
     return torch.ones(tuple(window))
 
 
+def shared_weights(
+    image_shape: Sequence[int], window: Sequence[int], positions: Sequence[Sequence[int]], blend: str, copies: int = 1
+) -> list[torch.Tensor]:
+    """Blending weights of all windows of a grid, which add up to one at every voxel of the volume.
+
+    Windows form a grid and a window's weights are a product of one vector per axis, so their sum over all windows is
+    the product of the sums per axis, and the vectors can be divided by it beforehand. A voxel in a single window gets
+    1 however small the Gaussian is there.
+
+    Args:
+        image_shape: voxels per axis, at least those of the window.
+        window: window size per axis, in voxels.
+        positions: starts per axis, without gaps (`window_positions`).
+        blend: `gaussian` or `constant`.
+        copies: how often every window is added.
+
+    Returns:
+        One `[len(positions[i]), window[i]]` float32 per axis: a row is the factor of all windows that start there.
+    """
+    shared = []
+    with torch.inference_mode(False):  # a tensor made in inference mode would be barred from autograd
+        for size, roi, starts in zip(image_shape, window, positions, strict=True):
+            axis = gaussian_axis(roi) if blend == "gaussian" else torch.ones(roi, dtype=torch.float64)
+            places = torch.tensor(list(starts))[:, None] + torch.arange(roi)
+            rows = axis.expand(len(starts), roi)
+            total = torch.zeros(size, dtype=torch.float64).index_put_((places,), rows, accumulate=True)
+            shared.append((rows / total[places]).float())
+        shared[0] /= copies
+    return shared
+
+
 def outer_product(vectors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Product of one vector `[n_i]` per axis -> `[n_0, n_1, ...]`."""
     product = torch.ones((), dtype=vectors[0].dtype, device=vectors[0].device)

@@ -55,7 +55,8 @@ def library(op: str) -> Path:
     """
     source = _OPS / op / "kernel.cpp"
     compiler = _compiler()
-    text = source.read_bytes() + b"".join(header.read_bytes() for header in sorted([*_OPS.glob("*.h"), *source.parent.glob("*.h")]))
+    headers = sorted([*_OPS.glob("*.h"), *source.parent.glob("*.h")])
+    text = b"".join(file.read_bytes() for file in (source, *headers))
     key = "\n".join([_version(compiler), *FLAGS, _processor(), torch.__version__]).encode()
     name = f"{op}-{hashlib.sha256(text + key).hexdigest()[:16]}.so"
     path = _cache_folder() / name

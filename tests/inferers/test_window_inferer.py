@@ -13,7 +13,10 @@ from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 
 from monai_ext.errors import InputError
+from monai_ext.inferers.even_windows import KEPT, EvenWindows
+from monai_ext.inferers.memory_fallback import MemoryFallback
 from monai_ext.inferers.slab_argmax import SlabArgmax
+from monai_ext.inferers.window_grid import WindowCopy, WindowGrid
 from monai_ext.inferers.window_inferer import WindowInferer
 from monai_ext.inferers.windows import gaussian_weights, window_positions
 
@@ -204,17 +207,6 @@ def test_integer_input_is_converted() -> None:
     torch.testing.assert_close(WindowInferer((8, 8))(inputs, lambda x: x * 1), inputs.float(), rtol=1e-6, atol=1e-5)
 
 
-def test_reciprocal_map_is_reused_and_the_cache_stays_small() -> None:
-    inferer = WindowInferer((8, 8))
-    inferer(volume(1, 1, 20, 20), lambda x: x * 1)
-    (first,) = inferer._reciprocals.values()
-    inferer(volume(2, 3, 20, 20), lambda x: x * 1)
-    assert next(iter(inferer._reciprocals.values())) is first
-    for size in (21, 22, 23, 24):
-        inferer(volume(1, 1, size, 20), lambda x: x * 1)
-    assert [shape for shape, _ in inferer._reciprocals] == [(23, 20), (24, 20)]
-
-
 def test_maps_made_in_inference_mode_serve_autograd_later() -> None:
     inferer = WindowInferer((8, 8), sw_batch_size=1)
     inputs = volume(1, 1, 12, 12)
@@ -256,26 +248,28 @@ def test_segment_dtype_holds_every_class(num_classes: int, dtype: torch.dtype) -
     assert torch.equal(labels.long(), inputs)
 
 
-def test_segment_keeps_one_window_height_of_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    buffers = set()
+@pytest.mark.parametrize("depth", [32, 100])
+def test_segment_keeps_less_than_one_window_height_of_scores(depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However deep the volume: 4 planes that the next windows go on with, and the rows of one line of windows."""
+    stores = set()
     add = SlabArgmax.add
 
-    def watched(self: SlabArgmax, start: Sequence[int], output: torch.Tensor, weights: torch.Tensor) -> None:
-        add(self, start, output, weights)
-        assert self.buffer is not None
-        buffers.add((tuple(self.buffer.shape), self.buffer.dtype))
+    def watched(self: SlabArgmax, copies: Sequence[WindowCopy], outputs: Sequence[torch.Tensor]) -> None:
+        add(self, copies, outputs)
+        assert self.store is not None
+        stores.add((tuple(self.store.shape), self.store.dtype))
 
     monkeypatch.setattr(SlabArgmax, "add", watched)
-    WindowInferer((8, 16, 16)).segment(volume(1, 1, 100, 24, 20), position_aware(5))
-    assert buffers == {((5, 8, 24, 20), torch.float32)}
+    WindowInferer((8, 16, 16)).segment(volume(1, 1, depth, 24, 20), position_aware(5))
+    assert stores == {((4 * 24 + 4 * 16, 5, 20), torch.float32)}
 
 
 def test_slabs_refuse_windows_out_of_order() -> None:
-    slabs = SlabArgmax(torch.zeros(12, 4, dtype=torch.uint8), rows=8)
-    window, weights = torch.zeros(2, 8, 4), torch.ones(8, 4)
-    slabs.add((4, 0), window, weights)
+    grid = WindowGrid((12, 4), (8, 4), 0.5, "gaussian")
+    slabs = SlabArgmax(grid, 1, torch.device("cpu"), MemoryFallback())
+    slabs.add([WindowCopy(0, (1, 0), (), True)], [torch.zeros(2, 8, 4)])
     with pytest.raises(ValueError, match="ascending order"):
-        slabs.add((0, 0), window, weights)
+        slabs.add([WindowCopy(0, (0, 0), (), True)], [torch.zeros(2, 8, 4)])
 
 
 @pytest.mark.parametrize(
@@ -341,6 +335,32 @@ def test_even_windows_share_one_call_of_the_network() -> None:
     assert (labels[:, 0] == logits.argmax(1)).double().mean() > 0.999
 
 
+def test_even_windows_are_told_apart_by_their_bits() -> None:
+    image = torch.zeros(1, 1, 16, 48)
+    image[..., 8:16] = -0.0
+    image[..., 10, 20] = 1e-45  # a single voxel in the interior of a window
+    image[..., 40:] = torch.nan
+    even = EvenWindows(image, [[0, 8], [0, 8, 16, 24, 32, 40]], (8, 8))
+    values = [[even.value(0, (row, column)) for column in range(6)] for row in range(2)]
+    minus, nan = -(2**31), 0x7FC00000
+    assert values[0] == [(0,), (minus,), (0,), (0,), (0,), (nan,)]
+    assert values[1] == [(0,), (minus,), None, (0,), (0,), (nan,)]
+    assert EvenWindows(image, [[0], [4]], (8, 8)).value(0, (0, 0)) is None  # 0 and -0
+
+
+def test_few_outputs_of_even_windows_are_kept() -> None:
+    """A mosaic of many values must not hold an output for each."""
+    mosaic = torch.arange(64.0).repeat_interleave(8)[None, None, None].expand(1, 1, 8, 512).clone()
+    even = EvenWindows(mosaic, [[0], list(range(0, 505, 8))], (8, 8))
+    for column in range(64):
+        value = even.value(0, (0, column))
+        assert value is not None
+        even.output(value, lambda: torch.zeros(2, 8, 8))
+    assert len(even._outputs) == KEPT
+    with torch.inference_mode():
+        torch.testing.assert_close(WindowInferer((8, 8), overlap=0.0)(mosaic, lambda x: x * 2), mosaic * 2)
+
+
 def test_even_windows_of_a_network_that_returns_its_input() -> None:
     image = torch.zeros(1, 2, 16, 32)
     image[..., 16:] = volume(1, 2, 16, 16)
@@ -353,6 +373,27 @@ def test_gradients_flow_through_every_window() -> None:
     image = torch.zeros(1, 1, 16, 16, requires_grad=True)
     WindowInferer((8, 8))(image, lambda x: x * 2.0).sum().backward()
     torch.testing.assert_close(image.grad, torch.full_like(image, 2.0))
+
+
+def test_gradients_equal_those_of_the_slow_reference() -> None:
+    image = volume(1, 2, 9, 11).requires_grad_()
+    weighting = volume(1, 3, 9, 11, seed=3)
+    network = position_aware()
+    (WindowInferer((4, 6), 3, mirror_axes=(1,))(image, network) * weighting).sum().backward()
+    exact = image.detach().double().requires_grad_()
+    (slow_reference(exact, network, (4, 6), 0.5, mirror_axes=(1,)) * weighting.double()).sum().backward()
+    torch.testing.assert_close(image.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_results_with_and_without_gradients_agree() -> None:
+    image, scale = volume(2, 1, 13, 9, 7), torch.ones((), requires_grad=True)
+    inferer = WindowInferer((5, 4, 6), 3, 0.6, mirror_axes=(0, 2))
+    with_gradients = inferer(image, lambda x: position_aware()(x) * scale)
+    assert with_gradients.requires_grad
+    with torch.no_grad():
+        without = inferer(image, lambda x: position_aware()(x) * scale)
+    assert not without.requires_grad
+    torch.testing.assert_close(with_gradients.detach(), without, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("mirror_axes", [(), (0, 1)])

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_ext.errors import InputError
-from monai_ext.inferers.windows import constant_weights, gaussian_axis, gaussian_weights, window_positions
+from monai_ext.inferers.windows import (
+    constant_weights,
+    gaussian_axis,
+    gaussian_weights,
+    shared_weights,
+    window_positions,
+)
 
 
 @pytest.mark.real_data
@@ -96,6 +102,30 @@ def test_weights_are_the_product_of_one_gaussian_per_axis() -> None:
     z, y, x = (gaussian_axis(size) for size in (5, 8, 11))
     expected = torch.einsum("i,j,k->ijk", z, y, x).float()
     torch.testing.assert_close(gaussian_weights((5, 8, 11)), expected, rtol=1e-6, atol=0)  # one float32 rounding
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    axes=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 24)), min_size=1, max_size=3),
+    overlap=st.floats(0, 0.9),
+    blend=st.sampled_from(["gaussian", "constant"]),
+    copies=st.sampled_from([1, 8]),
+)
+def test_shared_weights_of_all_windows_add_up_to_one(
+    axes: list[tuple[int, int]], overlap: float, blend: str, copies: int
+) -> None:
+    shape, window = zip(*[(max(axis), axis[1]) for axis in axes], strict=True)
+    positions = window_positions(shape, window, overlap)
+    shared = shared_weights(shape, window, positions, blend, copies)
+    for axis, (size, roi, starts, rows) in enumerate(zip(shape, window, positions, shared, strict=True)):
+        assert rows.shape == (len(starts), roi)
+        assert rows.dtype == torch.float32
+        assert (rows > 0).all()
+        total = torch.zeros(size, dtype=torch.float64)
+        for start, row in zip(starts, rows, strict=True):
+            total[start : start + roi] += row.double()
+        expected = 1 / copies if axis == 0 else 1.0
+        torch.testing.assert_close(total, torch.full_like(total, expected), rtol=1e-6, atol=0)  # float32 roundings
 
 
 def test_constant_weights_are_one() -> None:
