@@ -1,4 +1,4 @@
-// Weighted sums of overlapping windows, and what is made of them: logits, softmax or labels.
+// Weighted sums of overlapping windows, and what is made of them: logits or labels.
 //
 // Scores are addressed by rows along the last axis: row (class, plane, line) starts at
 // class * class_stride + plane * plane_stride + line * line_stride, or, where a table is given, at
@@ -6,7 +6,6 @@
 // all classes), so no two write the same value, and which thread does not depend on how often it is called: what one
 // window left in a core's cache is found there by the next.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -122,29 +121,6 @@ constexpr i64 BLOCK = 256;  // values of a row taken at once; their maxima and l
 
 inline bool is_nan(float value) { return value != value; }
 
-// exp for values <= 0: 2^n times a polynomial on [-ln2/2, ln2/2]; 2 units in the last place
-inline float exp_of(float x) {
-    float clamped = x < -104.f ? -104.f : x;  // NaN stays
-    float n = std::nearbyint(clamped * 1.44269504f);
-    float r = clamped - n * 0.693145751953125f;
-    r = r - n * 1.42860677e-6f;
-    float p = 1.f / 5040;
-    p = p * r + 1.f / 720;
-    p = p * r + 1.f / 120;
-    p = p * r + 1.f / 24;
-    p = p * r + 1.f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.f;
-    p = p * r + 1.f;
-    // two factors: 2^n alone is below the normal range for n < -126
-    int32_t whole = n == n ? int32_t(n) : 0, half = whole / 2;
-    int32_t bits[2] = {(half + 127) << 23, (whole - half + 127) << 23};
-    float scale[2];
-    std::memcpy(scale, bits, 8);
-    float value = p * scale[0] * scale[1];
-    return x < -104.f ? 0.f : value;
-}
-
 // the first of equal values wins; NaN counts as largest, as in torch
 template <typename L>
 void label_row(const float* s, i64 class_stride, const float* factor, float across, i64 count, i64 classes, L* labels) {
@@ -170,39 +146,6 @@ void label_row(const float* s, i64 class_stride, const float* factor, float acro
         }
 #pragma omp simd
         for (i64 x = 0; x < n; ++x) labels[x0 + x] = L(label[x]);
-    }
-}
-
-void softmax_row(float* s, i64 class_stride, const float* factor, float across, i64 count, i64 classes) {
-    float largest[BLOCK], total[BLOCK];
-    for (i64 x0 = 0; x0 < count; x0 += BLOCK) {
-        const i64 n = std::min(BLOCK, count - x0);
-        for (i64 k = 0; k < classes; ++k) {
-            float* row = s + k * class_stride + x0;
-#pragma omp simd
-            for (i64 x = 0; x < n; ++x) {
-                float value = factor ? row[x] * (across * factor[x0 + x]) : row[x];
-                row[x] = value;
-                largest[x] = k == 0 || value > largest[x] ? value : largest[x];
-            }
-        }
-        for (i64 x = 0; x < n; ++x) total[x] = 0;
-        for (i64 k = 0; k < classes; ++k) {
-            float* row = s + k * class_stride + x0;
-#pragma omp simd
-            for (i64 x = 0; x < n; ++x) {
-                float value = row[x] == largest[x] ? row[x] - largest[x] + 1.f : exp_of(row[x] - largest[x]);
-                row[x] = value;
-                total[x] += value;
-            }
-        }
-#pragma omp simd
-        for (i64 x = 0; x < n; ++x) total[x] = 1.f / total[x];
-        for (i64 k = 0; k < classes; ++k) {
-            float* row = s + k * class_stride + x0;
-#pragma omp simd
-            for (i64 x = 0; x < n; ++x) row[x] *= total[x];
-        }
     }
 }
 
@@ -247,14 +190,6 @@ extern "C" void scale(float* base, const i64* layout, i64 classes, const float* 
 #pragma omp simd
             for (i64 x = 0; x < sums.extent[2]; ++x) s[x] *= across * factors[2][x];
         }
-    });
-}
-
-extern "C" void softmax(float* base, const i64* layout, i64 classes, const float* const* factors) {
-    const Rows sums = rows_of(base, nullptr, layout);
-    const float* last = factors ? factors[2] : nullptr;
-    each_row(sums, classes, factors, [&](float* row, float across, i64, i64) {
-        softmax_row(row, sums.class_stride, last, across, sums.extent[2], classes);
     });
 }
 
