@@ -11,18 +11,11 @@
 #include <limits>
 #include <omp.h>
 
+#include "bfloat16.h"
+
 namespace {
 
 using i64 = int64_t;
-struct bf16 { uint16_t bits; };
-
-inline float load(const float* p) { return *p; }
-inline float load(const bf16* p) {
-    uint32_t wide = uint32_t(p->bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return value;
-}
 
 constexpr float TINY = std::numeric_limits<float>::min();  // weights that underflow stay positive
 constexpr i64 GRAIN = 16384;                               // values a thread; below, starting threads costs more
