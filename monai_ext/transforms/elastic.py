@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 
 from monai_ext.errors import InputError
+from monai_ext.ops.patch_affine.affine_matrix import affine_matrix
 from monai_ext.transforms.drawn_transform import Params, check_probability, check_range, warn_does_nothing
 from monai_ext.transforms.image_label import ImageLabelTransform, check_binary
 from monai_ext.transforms.separable import cubic_matrix
-from monai_ext.transforms.spatial import affine_matrix
 
 BORDERS = ("mirror", "edge")
 _SLAB = 1 << 16  # pixels sampled at once on a CPU: half of the time of a whole slice, which leaves the cache

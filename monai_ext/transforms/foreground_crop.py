@@ -11,9 +11,10 @@ from monai.transforms import MapTransform
 
 from monai_ext.errors import InputError
 from monai_ext.ops.patch_affine import IMAGE_TYPES, LABEL_TYPES, patch_affine
+from monai_ext.ops.patch_affine.affine_matrix import affine_matrix
 from monai_ext.ops.patch_affine.stored import stored_tensor
 from monai_ext.transforms.drawn_transform import OwnState, Params, check_probability
-from monai_ext.transforms.spatial import SpatialDraw, affine_matrix, source_box
+from monai_ext.transforms.spatial import SpatialDraw, source_box
 
 Stored = np.ndarray | torch.Tensor
 MODES = ("per_sample", "batch_share")

@@ -6,7 +6,6 @@ scale (above 1 the patch covers more of the volume and objects shrink).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,21 +92,6 @@ class SpatialDraw:
         if not any(angles) and scale == [1.0, 1.0, 1.0]:
             return {}
         return {"angles": angles, "scale": scale}
-
-
-def affine_matrix(angles: Sequence[float], scale: Sequence[float]) -> np.ndarray:
-    """Rotations (degrees) about axes 0, 1, 2 times the scale per axis; `[3, 3]` float64.
-
-    A single angle of 90 turns a cubic patch as `torch.rot90` with k = 1 does in the other two axes.
-    """
-    matrix = np.diag(np.asarray(scale, float))
-    for axis in (2, 1, 0):
-        a, b = [i for i in range(3) if i != axis]
-        cosine, sine = math.cos(math.radians(angles[axis])), math.sin(math.radians(angles[axis]))
-        turn = np.eye(3)
-        turn[a, a], turn[a, b], turn[b, a], turn[b, b] = cosine, sine, -sine, cosine
-        matrix = turn @ matrix
-    return matrix
 
 
 def source_box(matrix: np.ndarray, start: Sequence[int], patch_size: Sequence[int]) -> tuple[list[int], list[int]]:

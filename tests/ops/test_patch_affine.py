@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from monai_ext.ops.forms import forced
 from monai_ext.ops.patch_affine import patch_affine
+from monai_ext.ops.patch_affine.affine_matrix import affine_matrix
 from monai_ext.ops.patch_affine.stored import stored_tensor
-from monai_ext.transforms.spatial import affine_matrix
 
 COMPILER = any(map(shutil.which, ("g++", "clang++", "c++")))
 FORMS = [pytest.param("c++", marks=pytest.mark.skipif(not COMPILER, reason="no C++ compiler")), "torch"]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_ext.errors import InputError
-from monai_ext.transforms.spatial import SpatialDraw, affine_matrix, source_box
+from monai_ext.ops.patch_affine.affine_matrix import affine_matrix
+from monai_ext.transforms.spatial import SpatialDraw, source_box
 
 
 @pytest.mark.parametrize(

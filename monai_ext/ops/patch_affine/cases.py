@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from monai_ext.ops.case import Case
-from monai_ext.transforms.spatial import affine_matrix
+from monai_ext.ops.patch_affine.affine_matrix import affine_matrix
 
 Arguments = tuple[
     list[torch.Tensor], list[torch.Tensor], torch.Tensor, torch.Tensor, tuple[int, ...], int, int, float, str
