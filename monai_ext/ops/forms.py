@@ -178,7 +178,10 @@ def _exists(op: str, form: str) -> bool:
     return find_spec(f"monai_ext.ops.{op}.{_MODULES[form]}") is not None
 
 
-@torch.compiler.assume_constant_result
 def is_fused(op: str, device: str) -> bool:
     """Whether tensors on a kind of device get another form than plain torch; a constant of a compiled graph."""
     return not implementation(op, torch.device(device)).__name__.endswith(".reference")
+
+
+# what `torch.compiler.assume_constant_result` does, which itself loads the compiler: a second at every start
+is_fused._dynamo_marked_constant = True  # type: ignore[attr-defined]
