@@ -8,6 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+# Triton kernels run in its interpreter without a GPU; its own functions are defined when it is first imported, by
+# whichever test that may be
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 DATA_VARIABLE = "MONAI_EXT_TEST_DATA"
 

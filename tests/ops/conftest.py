@@ -1,14 +1,9 @@
-"""Kernels are tested with uninitialised memory full of NaN; Triton kernels run in its interpreter without a GPU."""
+"""Kernels are tested with uninitialised memory full of NaN."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
 @pytest.fixture(autouse=True)

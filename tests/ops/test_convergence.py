@@ -60,8 +60,7 @@ CUDA = [("cuda", torch.float32, 2e-3), ("cuda", torch.bfloat16, 5e-2)]
 GPU = [pytest.param(*c, marks=[pytest.mark.gpu, pytest.mark.skipif(not on_gpu, reason="no CUDA device")]) for c in CUDA]
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("dims", "channels_last"), [(2, False), (3, True)])
 @pytest.mark.parametrize(("device", "dtype", "tolerance"), [CPU, *GPU])
 def test_loss_curves_agree(dims: int, channels_last: bool, device: str, dtype: torch.dtype, tolerance: float) -> None:
     """Over 200 steps in which the loss falls to a fraction, every step's loss differs by less than the tolerance.
