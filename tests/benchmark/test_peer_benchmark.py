@@ -131,7 +131,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_comparison_is_drawn(results: Path, tmp_path: Path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="pictures need the extra `plots`")
     draw_comparison(results, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 

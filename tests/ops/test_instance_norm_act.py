@@ -253,3 +253,15 @@ def test_few_channels_fill_the_device(batch, last):
     small = cuda._plan(torch.empty((batch, 320, 5, 7, 5), device="meta"), 320)
     assert small.fused
     assert small.tile["BLOCK_C"] * small.tile["BLOCK_S"] <= cuda.FUSED_VALUES
+
+
+def test_fused_form_is_part_of_a_compiled_graph() -> None:
+    """No graph break, and the same output and gradient as outside of the graph."""
+    x = torch.randn(2, 4, 6, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight, bias = torch.full((4,), 1.5), torch.full((4,), 0.25)
+    compiled = torch.compile(instance_norm_act, backend="aot_eager", fullgraph=True)
+    found = compiled(x, weight, bias)
+    expected = instance_norm_act(x, weight, bias)
+    torch.testing.assert_close(found, expected)
+    a, b = (torch.autograd.grad(y.square().sum(), x)[0] for y in (found, expected))
+    torch.testing.assert_close(a, b)
