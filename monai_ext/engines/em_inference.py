@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,70 +11,27 @@ import torch
 from monai.utils.enums import CommonKeys
 
 from monai_ext.datasets.em_stack import EmStack, read_em_images, scaled
-from monai_ext.engines.run_folder import find_model, plan_beside
-from monai_ext.engines.training_checkpoint import load_weights
+from monai_ext.engines import trained_models
 from monai_ext.errors import InputError
-from monai_ext.networks.ensemble import ProbabilityMean
 from monai_ext.networks.valid_unet import network_from_em_plan
 from monai_ext.planning.em_plan import EmPlan
 
-logger = logging.getLogger(__name__)
 TEST_FILE = "test-volume.tif"
 OUTSIDE, LEAST_SPAN = 2.0, 0.05  # of grey values scaled to -1 to 1, between their 1st and 99th percentile
 
 
-def find_models(ckpt_path: str | Sequence[str], bundle_root: str) -> list[str]:
-    """Model files: those given, the folds' of a folder that holds several, else the one that `find_model` finds.
-
-    Raises:
-        InputError: a file is missing, or several models are there and none was chosen.
-    """
-    if not isinstance(ckpt_path, str):
-        return [find_model(path, bundle_root) for path in ckpt_path]
-    folder = Path(ckpt_path)
-    if ckpt_path and folder.is_dir() and not (folder / "model.pt").is_file():
-        found = sorted(str(path) for path in folder.glob("*/model.pt") if path.parent.name.isdecimal())
-        if found:
-            logger.info("ensemble of %d models: %s", len(found), ", ".join(found))
-            return found
-    return [find_model(ckpt_path, bundle_root)]
-
-
-def common_plan(models: Sequence[str], bundle_root: str) -> EmPlan:
-    """The plan that all models share.
-
-    Raises:
-        InputError: a model has lost its plan, or was trained with another than the first.
-    """
-    plans = [EmPlan.load(plan_beside(model, bundle_root)) for model in models]
-    other = [model for model, plan in zip(models, plans, strict=True) if plan.signature() != plans[0].signature()]
-    if other:
-        raise InputError(
-            f"{other[0]}: was trained with another plan than {models[0]}, so they cannot be averaged. "
-            "Cure: models of one cross-validation"
-        )
-    return plans[0]
-
-
 def plan_of_models(ckpt_path: str | Sequence[str], bundle_root: str) -> EmPlan:
-    """Plan of the models that `find_models` finds; the bundle's default plan while there is none at all."""
-    try:
-        models = find_models(ckpt_path, bundle_root)
-    except InputError:
-        if ckpt_path:
-            raise
-        return EmPlan.load(Path(bundle_root) / "configs" / "default_plan.json")
-    return common_plan(models, bundle_root)
+    """Plan of the models that are given; the bundle's default plan while there is none at all."""
+    return trained_models.plan_of_models(EmPlan, ckpt_path, bundle_root)
 
 
 def trained_network(network_def: torch.nn.Module, ckpt_path: str | Sequence[str], bundle_root: str) -> torch.nn.Module:
     """`network_def` with its weights, or the mean of all models in the form of one network."""
-    models = find_models(ckpt_path, bundle_root)
-    cure = "train first, or set --ckpt_path"
-    if len(models) == 1:
-        return load_weights(network_def, models[0], cure)
-    plan = common_plan(models, bundle_root)
-    return ProbabilityMean([load_weights(network_from_em_plan(plan), model, cure) for model in models])
+
+    def make_network() -> torch.nn.Module:
+        return network_from_em_plan(plan_of_models(ckpt_path, bundle_root))
+
+    return trained_models.trained_network(network_def, make_network, EmPlan, ckpt_path, bundle_root)
 
 
 def input_file(path: str | Path) -> Path:

@@ -15,7 +15,8 @@ class FoldDice(Metric):
     """Mean over cases of the Dice of every foreground class; the scalar result is the mean over the classes.
 
     Per case and class 2 TP / (2 TP + FP + FN); a class absent from the reference counts 1 if it is also absent from the
-    prediction, else 0. `engine.state.dice` holds the mean per class, `engine.state.dice_per_case` the values behind it.
+    prediction, else 0. `engine.state.class_scores` holds the mean per class,
+    `engine.state.dice_per_case` the values behind it.
 
     Args:
         classes: class name to value.
@@ -63,5 +64,5 @@ class FoldDice(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         super().completed(engine, name)
         means = [sum(column) / len(self.rows) for column in zip(*self.rows, strict=True)]
-        engine.state.dice = dict(zip(self.classes, means, strict=True))  # type: ignore[attr-defined]
+        engine.state.class_scores = dict(zip(self.classes, means, strict=True))  # type: ignore[attr-defined]
         engine.state.dice_per_case = self.rows  # type: ignore[attr-defined]

@@ -28,8 +28,8 @@ def duration(seconds: float | None) -> str:
 
 
 def score_title(name: str) -> str:
-    """`mean Dice` for the metric `mean_dice`."""
-    return name.replace("_dice", " Dice").replace("_", " ")
+    """`mean Dice` for the metric `mean_dice`, `Dice` for `dice`."""
+    return name.replace("_", " ").replace("dice", "Dice")
 
 
 class ProgressLog:
@@ -104,8 +104,8 @@ class ProgressLog:
         validation = getattr(state, "validation", None)
         if validation is not None and validation["iteration"] == state.iteration:
             name, score = validation["name"], validation["score"]
-            row[name], row["class_dice"] = score, validation["dice"]
-            per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["dice"].items())
+            row[name], row[f"class_{validation['class_score']}"] = score, validation["class_scores"]
+            per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["class_scores"].items())
             text += f", validation {score_title(name)} {score:.4f} ({per_class})"
         row["minutes"] = self.budget.seconds / 60
         self._close(engine)

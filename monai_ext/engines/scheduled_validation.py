@@ -31,6 +31,7 @@ class ScheduledValidation(ValidationHandler):
         patience: epochs without improvement after which training ends; 0 never ends it early.
         min_epochs: never end before.
         interruption: nothing is validated after an interruption.
+        class_score: what the validator's `state.class_scores` (class name to value) holds.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ScheduledValidation(ValidationHandler):
         patience: int = 0,
         min_epochs: int = 0,
         interruption: Interruption | None = None,
+        class_score: str = "dice",
     ) -> None:
         super().__init__(interval=interval, validator=validator)
         self.network = network
@@ -53,12 +55,13 @@ class ScheduledValidation(ValidationHandler):
         self.patience = patience
         self.min_epochs = min_epochs
         self.interruption = interruption
+        self.class_score = class_score
         self.best = -math.inf
         self.best_epoch = 0
-        self.best_dice: dict[str, float] = {}
+        self.best_class_scores: dict[str, float] = {}
         self.score_name = ""
         self.last_iteration = 0
-        self.last_dice: dict[str, float] = {}
+        self.last_class_scores: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._validate_if_due)
@@ -80,17 +83,19 @@ class ScheduledValidation(ValidationHandler):
         name = state.key_metric_name
         metric = float(state.metrics[name])
         self.last_iteration = engine.state.iteration
-        self.last_dice = dict(state.dice)
+        scores = dict(state.class_scores)
+        self.last_class_scores = scores
         self.schedule.report_metric(metric)
         if metric > self.best:
-            self.best, self.best_epoch, self.best_dice = metric, engine.state.epoch, dict(state.dice)
+            self.best, self.best_epoch, self.best_class_scores = metric, engine.state.epoch, scores
             save_tensors(self.folder / "model.pt", self.network.state_dict())
         self.score_name = name
         engine.state.validation = {
             "iteration": engine.state.iteration,
             "name": name,
             "score": metric,
-            "dice": dict(state.dice),
+            "class_score": self.class_score,
+            "class_scores": scores,
         }
 
     def has_plateaued(self, engine: Any) -> bool:
@@ -111,7 +116,7 @@ class ScheduledValidation(ValidationHandler):
         save_tensors(self.folder / "model_final.pt", self.network.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best", "best_epoch", "best_dice", "score_name", "last_iteration", "last_dice")
+        names = ("best", "best_epoch", "best_class_scores", "score_name", "last_iteration", "last_class_scores")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ CLASSES = ("membrane", "background")
 
 
 class SliceDice(Metric):
-    """Mean over slices and both classes of the soft Dice; `engine.state.dice` holds the mean hard Dice per class.
+    """Mean over slices and both classes of the soft Dice; `engine.state.class_scores` holds the mean hard Dice each.
 
     The soft Dice is that of NVIDIA's UNet Medical (2021): on probabilities, with squared denominators, per slice. The
     hard Dice is that of the more probable class; a class that is absent from both counts 1. Labels are brought to the
@@ -50,7 +50,7 @@ class SliceDice(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         super().completed(engine, name)
         means = [sum(column) / len(self.hard) for column in zip(*self.hard, strict=True)]
-        engine.state.dice = dict(zip(CLASSES, means, strict=True))  # type: ignore[attr-defined]
+        engine.state.class_scores = dict(zip(CLASSES, means, strict=True))  # type: ignore[attr-defined]
 
 
 def hard_dice(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

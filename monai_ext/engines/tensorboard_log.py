@@ -60,8 +60,8 @@ class TensorBoardLog:
             return
         self._drawn = step
         self.writer.add_scalar(f"validation/{validation['name']}", validation["score"], step)
-        for name, value in validation["dice"].items():
-            self.writer.add_scalar(f"validation/dice_{name}", value, step)
+        for name, value in validation["class_scores"].items():
+            self.writer.add_scalar(f"validation/{validation['class_score']}_{name}", value, step)
         picture = self.picture.compose()
         if picture is not None:
             self.writer.add_image("validation/slices", picture, step, dataformats="HWC")

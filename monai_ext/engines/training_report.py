@@ -25,7 +25,7 @@ class TrainingReport:
     Args:
         folder: of the run.
         plan: names of the classes.
-        validation: holds the best and the last Dice.
+        validation: holds the best and the last scores.
         budget: knows the training time.
         tensorboard: keeps the validation case that is drawn.
         interruption: an interrupted training gets no result, only how to go on.
@@ -55,18 +55,23 @@ class TrainingReport:
             print("go on with the same command and --resume True", flush=True)
             self.interruption.finish()
             return
-        best, final = self.validation.best_dice, self.validation.last_dice
+        best, final, kind = (
+            self.validation.best_class_scores,
+            self.validation.last_class_scores,
+            self.validation.class_score,
+        )
         content = {
-            "mean_dice": self._foreground(best),
+            f"mean_{kind}": self._foreground(best),
             self.validation.score_name: self.validation.best,
-            "dice": best,
+            kind: best,
             "best_epoch": self.validation.best_epoch,
-            "final_mean_dice": self._foreground(final),
-            "final_dice": final,
+            f"final_mean_{kind}": self._foreground(final),
+            f"final_{kind}": final,
             "iterations": iteration,
             "training_minutes": round(self.budget.seconds / 60, 3),
-            "absent_class": "1 if absent from reference and prediction, 0 if absent from the reference only",
         }
+        if kind == "dice":
+            content["absent_class"] = "1 if absent from reference and prediction, 0 if absent from the reference only"
         write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
         print(self._table(best, final))
         files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
@@ -79,17 +84,22 @@ class TrainingReport:
             print(f"{name + ':':<13}{(self.folder / file).resolve()}")
         print(f"{'curves:':<13}tensorboard --logdir {Path(self.tensorboard.folder).resolve()}")
         logger.info("%d steps in %s", iteration, duration(self.budget.seconds))
+        score = f"{score_title(self.validation.score_name)} {self.validation.best:.3f}"
+        if kind != "dice":
+            logger.info("%s", score)
+            return
         if self.validation.score_name != "mean_dice":
-            logger.info("%s %.3f", score_title(self.validation.score_name), self.validation.best)
+            logger.info("%s", score)
         logger.info("mean foreground Dice %.3f", content["mean_dice"])
 
-    def _foreground(self, dice: dict[str, float]) -> float:
-        named = [dice[name] for name in self.plan.foreground_classes if name in dice]
+    def _foreground(self, scores: dict[str, float]) -> float:
+        named = [scores[name] for name in self.plan.foreground_classes if name in scores]
         return sum(named) / max(1, len(named))
 
     def _table(self, best: dict[str, float], final: dict[str, float]) -> str:
         width = max(len("mean"), *(len(name) for name in best))
-        rows = [f"{'Dice':<{width}}  model.pt (epoch {self.validation.best_epoch})  model_final.pt"]
+        title = score_title(self.validation.class_score)
+        rows = [f"{title:<{width}}  model.pt (epoch {self.validation.best_epoch})  model_final.pt"]
         column = len(rows[0].split("  ")[1])
         for name in best:
             rows.append(f"{name:<{width}}  {best[name]:<{column}.4f}  {final.get(name, float('nan')):.4f}")

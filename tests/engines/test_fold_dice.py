@@ -29,8 +29,8 @@ def test_known_values_per_class_and_case() -> None:
         (volume(1, 1, 2, 0), volume(1, 0, 2, 2)),  # a: 2/3, b: 2/3
         (volume(1, 0, 0, 0), volume(1, 0, 0, 0)),  # a: 1, b: absent from both
     )
-    assert state.dice == {"a": pytest.approx((2 / 3 + 1) / 2), "b": pytest.approx((2 / 3 + 1) / 2)}
-    assert mean == pytest.approx(sum(state.dice.values()) / 2)
+    assert state.class_scores == {"a": pytest.approx((2 / 3 + 1) / 2), "b": pytest.approx((2 / 3 + 1) / 2)}
+    assert mean == pytest.approx(sum(state.class_scores.values()) / 2)
     assert len(state.dice_per_case) == 2
 
 
@@ -69,7 +69,7 @@ def test_mean_and_sum_over_classes_choose_alike() -> None:
         prediction = torch.where(noise, torch.randint(0, 4, truth.shape, generator=generator), truth)
         mean, state = run(FoldDice({"a": 1, "b": 2, "c": 3}), (prediction, truth))
         means.append(mean)
-        sums.append(sum(state.dice.values()))
+        sums.append(sum(state.class_scores.values()))
     assert sums == pytest.approx([3 * mean for mean in means])
     assert len({round(m, 9) for m in means}) == 12
     assert sorted(range(12), key=means.__getitem__) == sorted(range(12), key=sums.__getitem__)

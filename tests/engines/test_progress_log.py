@@ -20,6 +20,10 @@ def test_duration(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
+def classes(value: float) -> dict[str, object]:
+    return {"class_score": "dice", "class_scores": {"a": value}}
+
+
 def train(log_file: Path, epochs: int, first_step: int = 0, last_step: int = 0) -> list[dict[str, Any]]:
     """Three steps an epoch with losses 1, 2, 3; the second epoch is validated."""
     loss = SimpleNamespace(last_parts={})
@@ -28,9 +32,9 @@ def train(log_file: Path, epochs: int, first_step: int = 0, last_step: int = 0) 
     def step(engine: Engine, value: float) -> dict[str, torch.Tensor]:
         loss.last_parts = {"dice": torch.tensor(value / 2)}
         if engine.state.iteration == 6:
-            engine.state.validation = {"iteration": 6, "name": "mean_dice", "score": 0.5, "dice": {"a": 0.5}}
+            engine.state.validation = {"iteration": 6, "name": "mean_dice", "score": 0.5, **classes(0.5)}
         if engine.state.iteration == last_step:
-            engine.state.validation = {"iteration": last_step, "name": "mean_dice", "score": 0.7, "dice": {"a": 0.7}}
+            engine.state.validation = {"iteration": last_step, "name": "mean_dice", "score": 0.7, **classes(0.7)}
             engine.terminate()
         return {"loss": torch.tensor(value)}
 

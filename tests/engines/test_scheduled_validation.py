@@ -21,12 +21,12 @@ class Validator(Evaluator):
     def __init__(self, *metrics: float) -> None:
         self.metrics = list(metrics)
         self.epochs: list[int] = []
-        self.state = SimpleNamespace(key_metric_name="mean_dice", metrics={}, dice={})
+        self.state = SimpleNamespace(key_metric_name="mean_dice", metrics={}, class_scores={})
 
     def run(self, global_epoch: int = 1) -> None:
         value = self.metrics[len(self.epochs)]
         self.epochs.append(global_epoch)
-        self.state.metrics, self.state.dice = {"mean_dice": value}, {"a": value}
+        self.state.metrics, self.state.class_scores = {"mean_dice": value}, {"a": value}
 
 
 def train(folder: Path, validator: Validator, epochs: int = 6, stop_at: int = 0, **options: Any) -> ScheduledValidation:
@@ -53,7 +53,7 @@ def weight(path: Path) -> float:
 
 def test_best_and_last_model_are_kept(tmp_path: Path) -> None:
     it = train(tmp_path, Validator(0.1, 0.5, 0.4), epochs=3)
-    assert (it.best, it.best_epoch, it.last_dice) == (0.5, 2, {"a": 0.4})
+    assert (it.best, it.best_epoch, it.last_class_scores) == (0.5, 2, {"a": 0.4})
     assert weight(tmp_path / "model.pt") == 4
     assert weight(tmp_path / "model_final.pt") == 6
     assert it.schedule.reductions == 1  # plateau was told

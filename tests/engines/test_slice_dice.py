@@ -35,8 +35,8 @@ def test_every_slice_counts_once_whatever_the_batches() -> None:
         for a, b in zip(p.split(parts), y.split(parts), strict=True):
             metric.update((a, b))
         metric.completed(engine, "soft_dice")  # type: ignore[arg-type]
-        scores.append((engine.state.metrics["soft_dice"], *engine.state.dice.values()))
-        assert list(engine.state.dice) == ["membrane", "background"]
+        scores.append((engine.state.metrics["soft_dice"], *engine.state.class_scores.values()))
+        assert list(engine.state.class_scores) == ["membrane", "background"]
     assert scores[0] == pytest.approx(scores[1])
     assert scores[0] == pytest.approx(scores[2])
 
