@@ -22,6 +22,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.stopped = False
         self._previous: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -29,6 +30,15 @@ class Interruption:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_asked)
         engine.add_event_handler(Events.COMPLETED, lambda _: self.restore())
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether training was stopped before its end, by a signal or on request."""
+        return self.stopped or self.received is not None
+
+    def stop(self) -> None:
+        """Note that training stops here to be gone on with later; no signal is passed on."""
+        self.stopped = True
 
     def _listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():

@@ -69,7 +69,7 @@ class ScheduledValidation(ValidationHandler):
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
     def _interrupted(self) -> bool:
-        return self.interruption is not None and self.interruption.received is not None
+        return self.interruption is not None and self.interruption.unfinished
 
     def _validate_if_due(self, engine: Any) -> None:
         if engine.state.epoch >= self.start_epoch and not self._interrupted():

@@ -50,7 +50,7 @@ class TrainingReport:
     def finish(self, trainer: Any) -> None:
         """Report on a training that has ended, for whatever reason."""
         iteration = trainer.state.iteration
-        if self.interruption.received is not None:
+        if self.interruption.unfinished:
             print(f"stopped after step {iteration}; saved in {self.folder.resolve() / 'last.pt'}")
             print("go on with the same command and --resume True", flush=True)
             self.interruption.finish()
