@@ -13,8 +13,19 @@ from monai.utils.enums import CommonKeys
 from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark, published_figures
 from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
 from monai_ext.errors import InputError
+from monai_ext.planning.class_plan import ClassPlan
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
+
+PrepareBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def image_and_label(
+    batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an engine without a `prepare_batch` of its own hands to the network and to the loss."""
+    image, label = batch[CommonKeys.IMAGE], batch[CommonKeys.LABEL]
+    return image.to(device, non_blocking=non_blocking), label.to(device, non_blocking=non_blocking)
 
 
 def time_training(
@@ -29,6 +40,7 @@ def time_training(
     bench_batches: int,
     about: Mapping[str, Any],
     results_file: str = "",
+    prepare_batch: PrepareBatch = image_and_label,
 ) -> Timing:
     """Time steps from loading a batch to the step of the optimiser; the network is left trained a little, unsaved.
 
@@ -40,6 +52,7 @@ def time_training(
         warmup_steps, bench_batches: not timed, timed.
         about: columns of the result row; `amp` and `amp_dtype` decide the precision on CUDA.
         results_file: CSV file to append the row to; empty for none.
+        prepare_batch: as the trainer has it.
     """
     device = torch.device(device)
     batches = iter(loader)
@@ -49,8 +62,7 @@ def time_training(
 
     def step() -> None:
         batch = next(batches)
-        images = batch[CommonKeys.IMAGE].to(device, non_blocking=True)
-        labels = batch[CommonKeys.LABEL].to(device, non_blocking=True)
+        images, labels = prepare_batch(batch, device, True)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", half, enabled=half is not None):
             value = loss(inferer(images, network), labels)
@@ -73,23 +85,27 @@ def time_forward(
     bench_batches: int,
     about: Mapping[str, Any],
     results_file: str = "",
+    prepare_batch: PrepareBatch = image_and_label,
 ) -> Timing:
     """Time the prediction of one batch of network inputs, from host memory to class labels, again and again.
 
     Args as `time_training`.
     """
     device = torch.device(device)
-    images = next(iter(loader))[CommonKeys.IMAGE]
-    images = images.pin_memory() if device.type == "cuda" else images
+    first = next(iter(loader))
+    batch = {name: first[name] for name in (CommonKeys.IMAGE, CommonKeys.LABEL)}
+    if device.type == "cuda":
+        batch = {name: value.pin_memory() for name, value in batch.items()}
     half = _cuda_half(device, about)
     network.eval()
 
     @torch.inference_mode()
     def step() -> None:
         with torch.autocast("cuda", half, enabled=half is not None):
-            inferer(images.to(device, non_blocking=True), network).float().softmax(1).argmax(1)
+            images, _ = prepare_batch(batch, device, True)
+            inferer(images, network).float().softmax(1).argmax(1)
 
-    timing = time_steps(step, device, len(images), warmup_steps, bench_batches)
+    timing = time_steps(step, device, len(batch[CommonKeys.IMAGE]), warmup_steps, bench_batches)
     _report("predict", timing, columns, device, {"data": f"{columns['data']}, no loader", **about}, results_file)
     return timing
 
@@ -159,6 +175,20 @@ def slice_columns(plan: EmPlan, batch_size: int) -> dict[str, Any]:
     }
 
 
+def class_columns(plan: ClassPlan, batch_size: int) -> dict[str, Any]:
+    """Columns of a result row that the plan of a classifier gives."""
+    return {
+        "benchmark": f"se_resnext101 bundle, {plan.arch}",
+        "spatial_dims": plan.spatial_dims,
+        "batch_size": batch_size,
+        "patch_size": plan.image_size,
+        "channels": plan.channels,
+        "classes": plan.num_classes,
+        "base_features": plan.base_features,
+        "data": plan.dataset,
+    }
+
+
 def _cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | None:
     return getattr(torch, about["amp_dtype"]) if device.type == "cuda" and about["amp"] else None
 
@@ -183,12 +213,16 @@ def _report(
         **about,
     }
     row = benchmark_row(given["benchmark"], timing, columns)
-    # the published figures are of this network at full width and size
-    comparable = (
-        given["benchmark"] == "unet_em bundle" and given["base_features"] == 64 and given["patch_size"] == (572, 572)
-    )
-    figures = published_figures("unet_em bundle", mode, 2, timing.batch_size) if comparable else []
+    figures = published_figures(given["benchmark"], mode, 2, timing.batch_size) if _is_published(given) else []
     print(format_benchmark(row, figures))
     if results_file:
         append_benchmark(Path(results_file), row)
         print(f"row appended to {Path(results_file).resolve()}")
+
+
+# network at full width and size, of which there are published figures
+PUBLISHED_SIZES = {"unet_em bundle": (64, (572, 572)), "se_resnext101 bundle, se-resnext101-32x4d": (64, (224, 224))}
+
+
+def _is_published(given: Mapping[str, Any]) -> bool:
+    return PUBLISHED_SIZES.get(given["benchmark"]) == (given["base_features"], tuple(given["patch_size"]))

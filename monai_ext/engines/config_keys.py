@@ -58,7 +58,7 @@ class KeySpec(BaseModel):
                 return f"is {value}, must be at least {self.minimum:g}"
             if self.maximum is not None and value > self.maximum:
                 return f"is {value}, must be at most {self.maximum:g}"
-        elif self.choices is not None:
+        elif self.choices is not None and isinstance(value, str):
             return f"is {value!r}, must be one of {self.choices}"
         return None
 

@@ -69,14 +69,15 @@ def trained_network(
     plan_type: type[AnyPlan],
     ckpt_path: str | Sequence[str],
     bundle_root: str,
+    load: Callable[[torch.nn.Module, str, str], torch.nn.Module] = load_weights,
 ) -> torch.nn.Module:
     """`network_def` with its weights, or the mean of all models in the form of one network.
 
-    `make_network` builds the network of each model of an ensemble.
+    `make_network` builds the network of each model of an ensemble, `load(network, path, cure)` fills it.
     """
     models = find_models(ckpt_path, bundle_root)
     cure = "train first, or set --ckpt_path"
     if len(models) == 1:
-        return load_weights(network_def, models[0], cure)
+        return load(network_def, models[0], cure)
     common_plan(plan_type, models, bundle_root)
-    return ProbabilityMean([load_weights(make_network(), model, cure) for model in models])
+    return ProbabilityMean([load(make_network(), model, cure) for model in models])

@@ -22,11 +22,13 @@ class TrainingBudget:
     Args:
         schedule: gets the progress after every step.
         max_minutes: 0 means that steps alone decide.
+        max_steps: length in steps instead of the trainer's epochs; 0 leaves it to them.
     """
 
-    def __init__(self, schedule: ProgressSchedule, max_minutes: float = 0.0) -> None:
+    def __init__(self, schedule: ProgressSchedule, max_minutes: float = 0.0, max_steps: int = 0) -> None:
         self.schedule = schedule
         self.max_minutes = max_minutes
+        self.max_steps = max_steps
         self.progress = 0.0
         self.seconds_before = 0.0
         self._started = 0.0
@@ -47,7 +49,7 @@ class TrainingBudget:
 
     def _progress(self, engine: Any) -> float:
         state = engine.state
-        progress = state.iteration / max(1, state.max_epochs * state.epoch_length)
+        progress = state.iteration / max(1, self.max_steps or state.max_epochs * state.epoch_length)
         if self.max_minutes > 0:
             progress = max(progress, self.seconds / (60 * self.max_minutes))
         return min(1.0, progress)
@@ -63,7 +65,7 @@ class TrainingBudget:
         """Update progress and learning rate; stop when the budget is used up."""
         self.progress = self._progress(engine)
         self.schedule.set_progress(self.progress, _epochs_done(engine))
-        if self.max_minutes > 0 and self.progress >= 1.0:
+        if (self.max_minutes > 0 or self.max_steps > 0) and self.progress >= 1.0:
             engine.terminate()
 
     @property

@@ -98,3 +98,14 @@ def test_milestones_in_epochs_follow_the_epochs_done(clock: Clock) -> None:
     resumed = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     TrainingBudget(ProgressSchedule(resumed, "multistep", milestones=(3,))).start(trainer)
     assert resumed.param_groups[0]["lr"] == pytest.approx(0.03)
+
+
+def test_steps_of_their_own_end_training_whatever_the_epochs(clock: Clock) -> None:
+    it, trainer = budget(), engine(max_epochs=10**6)
+    it.max_steps = 25
+    it.start(trainer)
+    for step in range(1, 26):
+        trainer.state.iteration = step
+        it.advance(trainer)
+        assert it.progress == pytest.approx(step / 25)
+        assert trainer.stopped == (step == 25)

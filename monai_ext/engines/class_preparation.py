@@ -1,0 +1,260 @@
+"""From a folder of images by class, or a table, to the point where training can start: checked, split, planned."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from monai_ext.datasets.class_check import CheckReport, check_classification
+from monai_ext.datasets.class_folds import choose_class_fold
+from monai_ext.datasets.class_groups import case_groups, join_duplicates
+from monai_ext.datasets.class_open import open_classification
+from monai_ext.datasets.class_phantom import make_class_phantom
+from monai_ext.datasets.classification_dataset import ClassificationDataset, ImageCase
+from monai_ext.datasets.folds import Fold
+from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
+from monai_ext.errors import InputError
+from monai_ext.networks.classifier_weights import plan_options_of_weights
+from monai_ext.planning.class_plan import ClassPlan, architecture
+
+logger = logging.getLogger(__name__)
+INDEX_FILE = "image_index.json"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ClassSource:
+    """A checked dataset and the fold that is trained on or validated.
+
+    Attributes:
+        dataset: its readable images.
+        report: what the check saw.
+        fold: names of the cases.
+        groups: case name to group (patient); empty if none are known.
+    """
+
+    dataset: ClassificationDataset
+    report: CheckReport
+    fold: Fold
+    groups: Mapping[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of names and labels: what a model was trained on."""
+        content = hashlib.sha256(repr(self.dataset.classes).encode())
+        for case in self.dataset.cases:
+            content.update(repr((case.name, case.labels)).encode())
+        return content.hexdigest()
+
+    def cases(self, part: str) -> tuple[ImageCase, ...]:
+        """Cases of `train` or `val` of the fold, or of the dataset's own `test`."""
+        if part == "test":
+            return self.dataset.part("test")
+        return tuple(self.dataset.case(name) for name in (self.fold.train if part == "train" else self.fold.val))
+
+
+@dataclass(frozen=True)
+class ClassPrepared:
+    """What training starts from."""
+
+    source: ClassSource
+    plan: ClassPlan
+
+    @property
+    def fold(self) -> Fold:
+        return self.source.fold
+
+    @cached_property
+    def train(self) -> tuple[ImageCase, ...]:
+        """Training cases."""
+        return self.source.cases("train")
+
+    @cached_property
+    def val(self) -> tuple[ImageCase, ...]:
+        """Validation cases."""
+        return self.source.cases("val")
+
+
+def open_class_source(
+    dataset_dir: str,
+    store_dir: str,
+    fold: int | str = 0,
+    nfolds: int = 5,
+    fold_seed: int = 12345,
+    fold_rule: str = "auto",
+    group_by: str = "",
+    multi_label: bool | str = "auto",
+    image_dir: str = "",
+    skip_unreadable: bool = False,
+) -> ClassSource:
+    """Read and check a dataset and choose the fold.
+
+    Args:
+        dataset_dir: folder `train/CLASS/*`, `val/CLASS/*` or `CLASS/*`, or a CSV table; empty for the phantom, which is
+            made in `store_dir/raw`.
+        store_dir: folder for what all folds share.
+        fold, nfolds, fold_seed, fold_rule: see `choose_class_fold`.
+        group_by: see `case_groups`; empty takes the groups of the table, if it has any.
+        multi_label, image_dir: see `open_classification`.
+        skip_unreadable: leave out images that cannot be read instead of refusing the dataset.
+
+    Raises:
+        InputError: the dataset or the choice of the fold breaks a rule.
+    """
+    folder = dataset_dir
+    if not dataset_dir:
+        folder = str(Path(store_dir) / "raw")
+        logger.info("no dataset_dir given: using the phantom images in %s", folder)
+        make_class_phantom(Path(folder))
+    opened = open_classification(folder, multi_label, image_dir)
+    dataset, report = check_classification(opened, skip_unreadable, Path(store_dir) / INDEX_FILE)
+    known = case_groups(dataset, group_by)
+    is_drawn = fold_rule == "drawn" or not (dataset.part("train") and dataset.part("val"))
+    # copies of an image must not be separated by a draw; a given split is left as it is, and the check warned of them
+    groups = join_duplicates([case.name for case in dataset.cases], known, report.duplicates) if is_drawn else known
+    return ClassSource(dataset, report, choose_class_fold(dataset, fold, nfolds, fold_seed, fold_rule, groups), known)
+
+
+def prepare_class(
+    source: ClassSource,
+    output_dir: str,
+    dataset: str,
+    arch: str,
+    image_size: Sequence[int] = (224,),
+    channels: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    crop_ratio: float = 0.875,
+    interpolation: str = "bilinear",
+    layers: Sequence[int] = (),
+    base_features: int = 0,
+    se_hidden: int = 0,
+    stem_pool: str = "auto",
+    final_conv: bool = False,
+    pretrained: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> ClassPrepared:
+    """Plan a training and write plan and fold to `output_dir`, beside where the weights will lie.
+
+    Args:
+        source: dataset and fold.
+        output_dir: folder of the run.
+        dataset: name in tables and pictures.
+        arch: one of `ARCHITECTURES`; `layers` and `base_features` override parts of it if they are not empty or 0.
+        image_size: of the network's input; one number makes a square or cube.
+        channels: 1 or 3; 0 takes 3 if any image has colour.
+        mean, std: per channel of values scaled to 0 to 1; empty takes ImageNet's with `pretrained` RGB weights, else
+            those of the training images.
+        crop_ratio, interpolation, se_hidden, final_conv: see `ClassPlan`.
+        stem_pool: see `ClassPlan`; `auto` takes what the pretrained weights need, else `ceil`.
+        pretrained: file of the weights that training starts from; empty for none.
+        resume: goes on with the training in `output_dir`; excludes `overwrite`.
+        overwrite: a training in `output_dir` is moved to `previous-N` there.
+
+    Raises:
+        InputError: a key breaks a rule, or another training is in the folder.
+    """
+    check_start(resume, overwrite)
+    report, channels = source.report, channels or source.report.channels
+    if bool(mean) != bool(std):
+        raise InputError(f"--mean {list(mean)} with --std {list(std)}: one is empty. Cure: give both or none")
+    if not mean and pretrained and channels == 3 and report.spatial_dims == 2:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    elif not mean:
+        mean, std = report.mean_std(channels)
+    needed = plan_options_of_weights(pretrained) if pretrained else {}
+    parts = architecture(arch)
+    parts |= {"layers": tuple(layers)} if layers else {}
+    parts |= {"base_features": base_features} if base_features else {}
+    if len(parts["layers"]) != 4:
+        raise InputError(
+            f"--layers {list(layers)}: must be four numbers, a number of blocks per stage. Cure: [1,2,2,1]"
+        )
+    sizes = tuple(int(size) for size in image_size)
+    plan = ClassPlan(
+        dataset=dataset,
+        classes=source.dataset.classes,
+        multi_label=source.dataset.multi_label,
+        spatial_dims=report.spatial_dims,
+        channels=channels,
+        image_size=sizes * report.spatial_dims if len(sizes) == 1 else sizes,
+        mean=tuple(round(float(value), 6) for value in mean),
+        std=tuple(round(float(value), 6) for value in std),
+        arch=arch,
+        **parts,
+        se_hidden=(se_hidden or needed.get("se_hidden", 0)) if parts["se_ratio"] else 0,
+        stem_pool=needed.get("stem_pool", "ceil") if stem_pool == "auto" else stem_pool,
+        final_conv=final_conv,
+        crop_ratio=crop_ratio,
+        interpolation=interpolation,
+        value_range=report.value_range,
+    )
+    plan.check("keys")
+    protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
+    logger.info("%s", report.describe())
+    logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
+    logger.info("%d images for training, %d for validation", len(source.fold.train), len(source.fold.val))
+    record_start(Path(output_dir), plan, source.fold, source.digest)
+    return ClassPrepared(source, plan)
+
+
+def held_out_cases(source: ClassSource, ckpt_path: str, plan: ClassPlan, part: str = "val") -> tuple[ImageCase, ...]:
+    """Cases for the evaluation of a model, none of which it was trained on.
+
+    Args:
+        source: dataset and fold.
+        ckpt_path: the model.
+        plan: of the model.
+        part: `val` or `test`.
+
+    Raises:
+        InputError: the model was trained on some of them or has other classes than the dataset, or there are none.
+    """
+    if plan.classes != source.dataset.classes or plan.multi_label != source.dataset.multi_label:
+        raise InputError(
+            f"{ckpt_path}: was trained on the classes {', '.join(plan.classes)}, the dataset has "
+            f"{', '.join(source.dataset.classes)}. Cure: the dataset of the training, or one with its classes"
+        )
+    cases = source.cases(part)
+    if not cases:
+        raise InputError(f"--part {part}: {source.dataset.root} has no such images. Cure: --part val, or a folder {part}")
+    names = tuple(sorted(case.name for case in cases))
+    check_held_out(Fold(source.fold.train, names), ckpt_path, source.digest)
+    return cases
+
+
+def unseen_cases(source: ClassSource) -> tuple[ImageCase, ...]:
+    """What is predicted after a training: the dataset's `test` part, the validation cases if it has none."""
+    return source.cases("test") or source.cases("val")
+
+
+def synthetic_plan(arch: str, image_size: int, num_classes: int = 1000) -> ClassPlan:
+    """Plan of a network for RGB pictures of no dataset: what recipes are timed on.
+
+    Raises:
+        InputError: the architecture is unknown, or the size too small.
+    """
+    plan = ClassPlan(
+        dataset="synthetic",
+        classes=tuple(f"class {i}" for i in range(num_classes)),
+        multi_label=False,
+        spatial_dims=2,
+        channels=3,
+        image_size=(image_size, image_size),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        arch=arch,
+        **architecture(arch),
+    )
+    plan.check("--synthetic_size")
+    return plan
+
+
+def timed_plan(prepared: ClassPrepared, arch: str, synthetic_size: int) -> ClassPlan:
+    """What a benchmark times: the network of a training, or with `synthetic_size` pixels one of 1000 classes."""
+    return synthetic_plan(arch, synthetic_size) if synthetic_size > 0 else prepared.plan
