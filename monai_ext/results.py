@@ -21,6 +21,16 @@ FIRST = ("recipe", "dataset", "fold", "cases", "training_minutes", "steps")
 LAST = ("device", "torch", "monai", "commit", "date", "command")
 COLUMNS = (*FIRST, "class_dice", "mean_dice", "surface_dice_1mm", "hd95_mm", *LAST)
 SLICE_COLUMNS = (*FIRST, *SLICE_SCORES, *STACK_SCORES, *LAST)  # of EM bundles
+CLASS_SCORES = (
+    "accuracy",
+    "accuracy_95",
+    "balanced_accuracy",
+    "macro_roc_auc",
+    "calibration_error",
+    "calibration_error_corrected",
+    "class_recall",
+)
+CLASS_COLUMNS = (*FIRST, *CLASS_SCORES, *LAST)  # of classification bundles
 TABLE = re.compile(r"(<!-- results: (?P<file>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 SELECTION = re.compile(r"(<!-- rows: (?P<file>\S+): (?P<columns>[^>]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
@@ -75,7 +85,7 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
         "cases": summary["num_cases"],
         "training_minutes": f"{training['training_minutes']:.1f}",
         "steps": training["iterations"],
-        **(_slice_scores(summary) if "soft_dice" in summary else _class_scores(summary)),
+        **_scores(summary),
         "device": device_name(),
         "torch": version("torch"),
         "monai": version("monai"),
@@ -85,7 +95,13 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
     }
 
 
-def _class_scores(summary: dict[str, Any]) -> dict[str, str]:
+def _scores(summary: dict[str, Any]) -> dict[str, str]:
+    if "soft_dice" in summary:
+        return _slice_scores(summary)
+    return _classification_scores(summary) if "balanced_accuracy" in summary else _segmentation_scores(summary)
+
+
+def _segmentation_scores(summary: dict[str, Any]) -> dict[str, str]:
     means = summary["foreground_mean"]
     class_dice = ", ".join(f"{name} {values['dice']['mean']:.4f}" for name, values in summary["classes"].items())
     return {
@@ -98,6 +114,25 @@ def _class_scores(summary: dict[str, Any]) -> dict[str, str]:
 
 def _slice_scores(summary: dict[str, Any]) -> dict[str, str]:
     return {name: f"{summary[name]:.4f}" for name in (*SLICE_SCORES, *STACK_SCORES)}
+
+
+def _classification_scores(summary: dict[str, Any]) -> dict[str, str]:
+    bounds = summary["intervals"].get("accuracy")
+    recalls = ", ".join(f"{name} {_four(entry['sensitivity'])}" for name, entry in summary["classes"].items())
+    values = (
+        _four(summary["accuracy"]),
+        f"{_four(bounds[0])} to {_four(bounds[1])}" if bounds else "-",
+        _four(summary["balanced_accuracy"]),
+        _four(summary["macro_roc_auc"]),
+        *(_four(summary["calibration"][when]["expected_error"]) for when in ("before", "after")),
+        recalls,
+    )
+    return dict(zip(CLASS_SCORES, values, strict=True))
+
+
+def _four(value: float | None) -> str:
+    """Four digits, `-` for what is undefined."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
@@ -126,7 +161,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: result file not found. Cure: `python -m monai_ext record` writes it")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) not in (COLUMNS, SLICE_COLUMNS):
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, SLICE_COLUMNS, CLASS_COLUMNS):
             raise InputError(f"{path}: has columns {reader.fieldnames}, not {list(COLUMNS)}. Cure: restore the file")
         return list(reader)
 

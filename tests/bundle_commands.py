@@ -12,6 +12,7 @@ from typing import Any
 REPOSITORY = Path(__file__).parents[1]
 NNUNET = REPOSITORY / "bundles" / "nnunet" / "configs"
 UNET_EM = REPOSITORY / "bundles" / "unet_em" / "configs"
+SE_RESNEXT = REPOSITORY / "bundles" / "se_resnext101" / "configs"
 
 
 @dataclass(frozen=True)

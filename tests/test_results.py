@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monai_ext.errors import InputError
-from monai_ext.results import append_row, fill_tables, read_rows, result_row
+from monai_ext.evaluation.classification_report import write_classification_report
+from monai_ext.results import CLASS_COLUMNS, COLUMNS, append_row, fill_tables, read_rows, result_row
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,6 +45,30 @@ def test_table_holds_what_was_measured(run: Path, tmp_path: Path) -> None:
     before = document.read_text()
     fill_tables(document)
     assert document.read_text() == before
+
+
+def test_classification_has_its_own_columns(run: Path, tmp_path: Path) -> None:
+    """Rows of the report that a classifier's evaluation writes, undefined values included."""
+    logits = 3 * np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 0]]  # the third class has no cases
+    write_classification_report(
+        run / "evaluation", list("abcde"), logits, np.array([0, 0, 1, 1, 1]), ["A", "B", "C"], about={"fold": 2}
+    )
+    row = result_row(run, "python -m y", "finetune.json")
+    assert tuple(row) == CLASS_COLUMNS
+    assert row["accuracy"] == "0.8000"
+    low, high = map(float, row["accuracy_95"].split(" to "))
+    assert low < 0.8 < high
+    assert row["balanced_accuracy"] == "0.8333"
+    assert row["class_recall"] == "A 1.0000, B 0.6667, C -"
+    append_row(tmp_path / "results.csv", row)
+    assert read_rows(tmp_path / "results.csv")[0]["macro_roc_auc"] == row["macro_roc_auc"]
+    document = tmp_path / "README.md"
+    document.write_text("<!-- results: results.csv -->\n<!-- end of results -->\n")
+    fill_tables(document)
+    assert "| accuracy | accuracy 95 |" in document.read_text()
+    other = dict.fromkeys(COLUMNS, "")
+    with pytest.raises(InputError, match="another kind of bundle"):
+        append_row(tmp_path / "results.csv", other)
 
 
 def test_unfinished_run_is_refused(run: Path) -> None:

@@ -164,6 +164,27 @@ class BenchmarkCommands:
         if results:
             print(f"rows appended to {Path(results).resolve()}")
 
+    def pictures(
+        self, folder: str = "", image_size: int = 224, batch_size: int = 32, rounds: int = 7, results: str = ""
+    ) -> None:
+        """Time the loading of pictures on one core: decoding, cropping, augmenting, collating; ours and MONAI's.
+
+        Args:
+            folder: with pictures, searched through; empty makes JPEGs of 500 x 375 pixels.
+            image_size: edge of the network's input, in pixels.
+            batch_size: pictures per timing.
+            rounds: timings per side, in turns.
+            results: CSV file to append the rows to.
+
+        Raises:
+            InputError: an option is impossible, the folder holds no picture, or the file has other columns.
+        """
+        from monai_ext.benchmark.picture_loading import run_picture_benchmark
+
+        run_picture_benchmark(folder, image_size, batch_size, rounds, results)
+        if results:
+            print(f"rows appended to {Path(results).resolve()}")
+
     def plot(self, results: str, picture: str) -> None:
         """Draw the throughput of every row of a result file (CSV) into a PNG file."""
         from monai_ext.benchmark.plot import draw_benchmarks

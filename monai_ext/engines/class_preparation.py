@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,8 @@ def open_class_source(
     multi_label: bool | str = "auto",
     image_dir: str = "",
     skip_unreadable: bool = False,
+    image_size: Sequence[int] = (),
+    num_workers: int = 0,
 ) -> ClassSource:
     """Read and check a dataset and choose the fold.
 
@@ -101,6 +104,8 @@ def open_class_source(
         group_by: see `case_groups`; empty takes the groups of the table, if it has any.
         multi_label, image_dir: see `open_classification`.
         skip_unreadable: leave out images that cannot be read instead of refusing the dataset.
+        image_size: of the network's input, to warn of images that are enlarged.
+        num_workers: processes that open images of a large dataset.
 
     Raises:
         InputError: the dataset or the choice of the fold breaks a rule.
@@ -111,9 +116,18 @@ def open_class_source(
         logger.info("no dataset_dir given: using the phantom images in %s", folder)
         make_class_phantom(Path(folder))
     opened = open_classification(folder, multi_label, image_dir)
-    dataset, report = check_classification(opened, skip_unreadable, Path(store_dir) / INDEX_FILE)
+    pooled = fold_rule == "drawn"
+    dataset, report = check_classification(
+        opened,
+        skip_unreadable,
+        Path(store_dir) / INDEX_FILE,
+        pooled=pooled,
+        crop=image_size,
+        num_workers=num_workers,
+        progress=sys.stderr.isatty(),
+    )
     known = case_groups(dataset, group_by)
-    is_drawn = fold_rule == "drawn" or not (dataset.part("train") and dataset.part("val"))
+    is_drawn = pooled or not (dataset.part("train") and dataset.part("val"))
     # copies of an image must not be separated by a draw; a given split is left as it is, and the check warned of them
     groups = join_duplicates([case.name for case in dataset.cases], known, report.duplicates) if is_drawn else known
     return ClassSource(dataset, report, choose_class_fold(dataset, fold, nfolds, fold_seed, fold_rule, groups), known)
@@ -148,8 +162,8 @@ def prepare_class(
         arch: one of `ARCHITECTURES`; `layers` and `base_features` override parts of it if they are not empty or 0.
         image_size: of the network's input; one number makes a square or cube.
         channels: 1 or 3; 0 takes 3 if any image has colour.
-        mean, std: per channel of values scaled to 0 to 1; empty takes ImageNet's with `pretrained` RGB weights, else
-            those of the training images.
+        mean, std: per channel of values scaled to 0 to 1; empty takes those that `pretrained` was trained with (its
+            plan's, else ImageNet's for RGB), without `pretrained` those of the training images.
         crop_ratio, interpolation, se_hidden, final_conv: see `ClassPlan`.
         stem_pool: see `ClassPlan`; `auto` takes what the pretrained weights need, else `ceil`.
         pretrained: file of the weights that training starts from; empty for none.
@@ -163,11 +177,13 @@ def prepare_class(
     report, channels = source.report, channels or source.report.channels
     if bool(mean) != bool(std):
         raise InputError(f"--mean {list(mean)} with --std {list(std)}: one is empty. Cure: give both or none")
-    if not mean and pretrained and channels == 3 and report.spatial_dims == 2:
+    needed = plan_options_of_weights(pretrained) if pretrained else {}
+    if not mean and channels == len(needed.get("mean", ())):  # a model of this package, with its plan beside it
+        mean, std = needed["mean"], needed["std"]
+    elif not mean and pretrained and channels == 3 and report.spatial_dims == 2:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     elif not mean:
         mean, std = report.mean_std(channels)
-    needed = plan_options_of_weights(pretrained) if pretrained else {}
     parts = architecture(arch)
     parts |= {"layers": tuple(layers)} if layers else {}
     parts |= {"base_features": base_features} if base_features else {}
@@ -222,7 +238,9 @@ def held_out_cases(source: ClassSource, ckpt_path: str, plan: ClassPlan, part: s
         )
     cases = source.cases(part)
     if not cases:
-        raise InputError(f"--part {part}: {source.dataset.root} has no such images. Cure: --part val, or a folder {part}")
+        raise InputError(
+            f"--part {part}: {source.dataset.root} has no such images. Cure: --part val, or a folder {part}"
+        )
     names = tuple(sorted(case.name for case in cases))
     check_held_out(Fold(source.fold.train, names), ckpt_path, source.digest)
     return cases

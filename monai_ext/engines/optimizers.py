@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "adam_l2", "radam")
 
 
 def make_optimizer(
-    parameters: Iterable[torch.nn.Parameter],
+    parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]],
     optimizer: str = "adamw",
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -29,7 +30,7 @@ def make_optimizer(
     On CUDA `sgd` and `adamw` update all parameters in one fused kernel; `radam`, which has none, in few grouped ones.
 
     Args:
-        parameters: what to train.
+        parameters: what to train, or groups of it (`parameter_groups`) whose own values go before those below.
         optimizer: `sgd`, `adamw` (`adam` is the same), `adam_l2` (weight decay as a term of the loss, as Keras has it)
             or `radam` (Liu et al. 2020, with decoupled weight decay).
         learning_rate: peak learning rate.
@@ -41,21 +42,22 @@ def make_optimizer(
     Raises:
         InputError: the name is unknown.
     """
-    parameters = list(parameters)
-    on_cuda = bool(parameters) and all(p.is_cuda for p in parameters)
+    trained: list[Any] = [
+        {**given, "params": list(given["params"])} if isinstance(given, dict) else given for given in parameters
+    ]
+    flat = [p for given in trained for p in (given["params"] if isinstance(given, dict) else [given])]
+    on_cuda = bool(flat) and all(p.is_cuda for p in flat)
     fused = True if on_cuda else None  # None leaves the choice to PyTorch
     if optimizer == "sgd":
         ahead = nesterov and momentum > 0
-        return torch.optim.SGD(
-            parameters, learning_rate, momentum, weight_decay=weight_decay, nesterov=ahead, fused=fused
-        )
+        return torch.optim.SGD(trained, learning_rate, momentum, weight_decay=weight_decay, nesterov=ahead, fused=fused)
     if optimizer in ("adam", "adamw"):
-        return torch.optim.AdamW(parameters, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
+        return torch.optim.AdamW(trained, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
     if optimizer == "adam_l2":
-        return torch.optim.Adam(parameters, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
+        return torch.optim.Adam(trained, learning_rate, eps=eps, weight_decay=weight_decay, fused=fused)
     if optimizer == "radam":
         return torch.optim.RAdam(
-            parameters,
+            trained,
             learning_rate,
             eps=eps,
             weight_decay=weight_decay,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
 from monai_ext.engines import trained_models
 from monai_ext.engines.training_checkpoint import load_tensors, load_weights
 from monai_ext.errors import InputError
+from monai_ext.export.classifier import QAT_OPTIONS
 from monai_ext.networks.classifier_weights import load_classifier_weights
+from monai_ext.networks.ensemble import ProbabilityMean, SigmoidMean
 from monai_ext.networks.fake_quantisation import match_fake_quantisation, with_fake_quantisation
 from monai_ext.networks.se_resnext import network_from_class_plan
 from monai_ext.planning.class_plan import ClassPlan
@@ -19,11 +22,14 @@ logger = logging.getLogger(__name__)
 CURE = "train first, or set --ckpt_path"
 
 
-def start_from(network: nn.Module, pretrained: str, quantize: str = "none", symmetric: bool = True) -> nn.Module:
+def start_from(
+    network: nn.Module, plan: ClassPlan, pretrained: str, quantize: str = "none", symmetric: bool = True
+) -> nn.Module:
     """Fill a network from a weight file and prepare it for quantisation-aware training, both in place.
 
     Args:
         network: of the plan.
+        plan: of the training. The last layer of a model of this package is kept only where its classes are the same.
         pretrained: file of this package, MONAI, timm, torchvision or NVIDIA; empty for none.
         quantize: `qat` gives every convolution and linear layer a range of its input.
         symmetric: of those ranges.
@@ -32,8 +38,10 @@ def start_from(network: nn.Module, pretrained: str, quantize: str = "none", symm
         InputError: the file is missing, or its tensors are those of another architecture.
     """
     if pretrained:
-        logger.info("%s", load_classifier_weights(network, pretrained).describe())
-    return with_fake_quantisation(network, symmetric) if quantize == "qat" else network
+        beside = Path(pretrained).parent / "plan.json"
+        other_classes = beside.is_file() and ClassPlan.load(beside).classes != plan.classes
+        logger.info("%s", load_classifier_weights(network, pretrained, new_head=other_classes).describe())
+    return with_fake_quantisation(network, symmetric, **QAT_OPTIONS) if quantize == "qat" else network
 
 
 def load_classifier(network: nn.Module, ckpt_path: str, cure: str = CURE) -> nn.Module:
@@ -53,10 +61,16 @@ def plan_of_models(ckpt_path: str | Sequence[str], bundle_root: str) -> ClassPla
 def trained_network(network_def: nn.Module, ckpt_path: str | Sequence[str], bundle_root: str) -> nn.Module:
     """`network_def` with its weights, or the mean of all models in the form of one network."""
 
-    def make_network() -> nn.Module:
-        return network_from_class_plan(plan_of_models(ckpt_path, bundle_root))
-
-    return trained_models.trained_network(network_def, make_network, ClassPlan, ckpt_path, bundle_root, load_classifier)
+    plan = plan_of_models(ckpt_path, bundle_root)
+    return trained_models.trained_network(
+        network_def,
+        lambda: network_from_class_plan(plan),
+        ClassPlan,
+        ckpt_path,
+        bundle_root,
+        load_classifier,
+        SigmoidMean if plan.multi_label else ProbabilityMean,
+    )
 
 
 def single_model(ckpt_path: str | Sequence[str], bundle_root: str) -> str:

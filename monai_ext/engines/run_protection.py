@@ -29,6 +29,8 @@ RUN_FILES = (
     "evaluation",
     "predictions",
     "postprocessing.json",
+    "calibration.json",
+    "export",
     "fold_done.json",
 )
 

@@ -70,14 +70,16 @@ def trained_network(
     ckpt_path: str | Sequence[str],
     bundle_root: str,
     load: Callable[[torch.nn.Module, str, str], torch.nn.Module] = load_weights,
+    mean: type[ProbabilityMean] = ProbabilityMean,
 ) -> torch.nn.Module:
     """`network_def` with its weights, or the mean of all models in the form of one network.
 
-    `make_network` builds the network of each model of an ensemble, `load(network, path, cure)` fills it.
+    `make_network` builds the network of each model of an ensemble, `load(network, path, cure)` fills it, `mean` makes
+    one network of them.
     """
     models = find_models(ckpt_path, bundle_root)
     cure = "train first, or set --ckpt_path"
     if len(models) == 1:
         return load(network_def, models[0], cure)
     common_plan(plan_type, models, bundle_root)
-    return ProbabilityMean([load(make_network(), model, cure) for model in models])
+    return mean([load(make_network(), model, cure) for model in models])

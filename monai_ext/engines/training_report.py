@@ -75,7 +75,7 @@ class TrainingReport:
         write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
         print(self._table(best, final))
         files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
-        picture = self.tensorboard.picture.compose(f"{self.plan.dataset}, first validation case")
+        picture = self.tensorboard.picture.compose(f"{self.plan.dataset}, validation")
         if picture is not None:
             save_picture(self.folder / "overlay.png", picture)
         if (self.folder / "overlay.png").exists():

@@ -24,6 +24,8 @@ OPS = (
     "patch_affine",
     "intensity_chain",
     "spline_resample",
+    "batch_norm_act",
+    "se_gate",
 )
 FORMS = ("auto", "torch", "c++", "triton")
 _MODULES = {"torch": "reference", "c++": "cpu", "triton": "cuda"}

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from bundle_commands import NNUNET, UNET_EM, bundle_run
+from bundle_commands import NNUNET, SE_RESNEXT, UNET_EM, bundle_run
 from monai_ext.engines.config_keys import load_key_specs
 
 # configs folder, fixture of a tiny training, model in it, keys under which the training network returns one tensor
 BUNDLES: dict[str, tuple[Path, str, str, dict[str, Any]]] = {
     "nnunet": (NNUNET, "trained", "runs/nnunet/phantom/0/model.pt", {"deep_supervision": False}),
     "unet_em": (UNET_EM, "trained_em", "runs/unet_em/phantom/0/model.pt", {}),
+    "se_resnext101": (SE_RESNEXT, "trained_class", "runs/se_resnext101/phantom/0/model.pt", {}),
 }
 COMPONENTS = ("imports", "bundle_root", "plan", "plan_options", "augmentation", "network", "loss")
 
@@ -132,9 +133,9 @@ def test_describe_lists_every_key(configs: Path, tmp_path: Path) -> None:
 
 
 def test_misspelt_key_is_refused(configs: Path, tmp_path: Path) -> None:
-    done = bundle_run(tmp_path, "training", "train.json", bundle=configs, max_epoch=3, overlap=1.5)
+    done = bundle_run(tmp_path, "training", "train.json", bundle=configs, max_epoch=3, ema_decay=1.5)
     assert done.status == 1
     assert "did you mean max_epochs" in done.err
-    assert "--overlap: is 1.5, must be at most 0.95" in done.err
+    assert "--ema_decay: is 1.5, must be at most" in done.err
     assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []

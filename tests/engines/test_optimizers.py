@@ -31,6 +31,19 @@ def test_options_arrive(name: str, kind: type) -> None:
         assert (group["betas"], group["eps"]) == ((0.9, 0.999), 1e-8)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_keep_their_own_values(name: str) -> None:
+    """Also where a group's parameters are an iterator; what a group does not say comes from the arguments."""
+    first, second, third = parameter(1.0), parameter(2.0), parameter(3.0)
+    groups = [{"params": iter([first, second]), "lr": 0.5, "weight_decay": 0.0, "name": "head"}, {"params": [third]}]
+    optimizer = make_optimizer(iter(groups), name, 0.01, 3e-5)
+    one, other = optimizer.param_groups
+    assert [id(p) for p in one["params"]] == [id(first), id(second)]
+    assert [id(p) for p in other["params"]] == [id(third)]
+    assert (one["lr"], one["weight_decay"], one["name"]) == (0.5, 0.0, "head")
+    assert (other["lr"], other["weight_decay"]) == (0.01, 3e-5)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_nesterov_looks_ahead(nesterov: bool) -> None:
     """First step with gradient 1: lr without, lr (1 + momentum) with Nesterov."""

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from monai_ext.benchmark.peers import mirrored_inference, sliding_window, training_step
+from monai_ext.benchmark.peers import (
+    classifier_inference,
+    classifier_training,
+    mirrored_inference,
+    sliding_window,
+    training_step,
+)
 from monai_ext.benchmark.peers.work import NNUNET, Work
 
 _PACKAGE = "monai_ext.benchmark.peers"
@@ -59,6 +65,8 @@ _ISOTROPIC = {"shape": [120, 512, 512], "spacing": [1.0, 0.7, 0.7], "new_spacing
 _AUGMENTATION_64_TARGETS = {"MONAI": 9.9, NNUNET: 13.5}
 _AUGMENTATION_128_TARGETS = {"MONAI": 13.9, NNUNET: 12.8}
 _TRAINING_TARGETS = {training_step.EAGER: round(1 / 0.88, 3), training_step.COMPILED: round(1 / 0.95, 3)}
+_SMALL_CLASSIFIER = {"edge": 32, "layers": [1, 1, 1, 1], "classes": 5}
+_CLASSIFIER_TARGETS = {classifier_inference.MONAI: round(1 / 0.85, 3)}
 _BLENDING_TARGETS = {sliding_window.MONAI: round(1 / 0.75, 3)}
 
 
@@ -141,6 +149,36 @@ ROWS = (
         {"volumes": [list(shape) for shape in mirrored_inference.HIPPOCAMPUS]},
         {"volumes": [[18, 24, 14], [12, 16, 16]], **_TINY_NETWORK},
         {NNUNET: 1.5},
+        with_memory=True,
+        on_device=True,
+    ),
+    PeerRow(
+        "classifier_inference_1",
+        "classifier_inference",
+        {"batch_size": 1},
+        {"batch_size": 1, **_SMALL_CLASSIFIER},
+        _CLASSIFIER_TARGETS,
+        threads=2,
+        with_memory=True,
+        on_device=True,
+    ),
+    PeerRow(
+        "classifier_inference_8",
+        "classifier_inference",
+        {"batch_size": 8},
+        {"batch_size": 8, **_SMALL_CLASSIFIER},
+        _CLASSIFIER_TARGETS,
+        threads=2,
+        with_memory=True,
+        on_device=True,
+    ),
+    PeerRow(
+        "classifier_training_8",
+        "classifier_training",
+        {"batch_size": 8},
+        {"batch_size": 2, **_SMALL_CLASSIFIER},
+        {classifier_training.MONAI: 1.0},
+        threads=2,
         with_memory=True,
         on_device=True,
     ),

@@ -1,0 +1,91 @@
+"""Networks as ONNX files, and running them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from monai_ext.atomic_files import replacing
+from monai_ext.export.onnx_packages import onnx_package
+
+OPSET = 17  # all of the networks' operators; runtimes of 2022 and later read it
+INPUT, OUTPUT = "image", "output"
+
+
+def export_onnx(
+    module: nn.Module,
+    path: str | Path,
+    example: torch.Tensor,
+    output: str = OUTPUT,
+    dynamic_axes: Sequence[int] = (0,),
+    opset: int = OPSET,
+) -> Path:
+    """Write a network in evaluation mode with one input, `image`, and one output.
+
+    PyTorch's exporter by tracing is used: it is in all versions from 2.11 on, needs no package besides onnx, and
+    writes fake quantisation as QuantizeLinear and DequantizeLinear.
+
+    Args:
+        module: on the CPU; its mode is restored.
+        path: ends in `.onnx`.
+        example: input `[B, ...]`; its type is the input's type in the file.
+        output: name of the output.
+        dynamic_axes: axes of the input whose size is free; the batch, also of the output, is axis 0.
+        opset: version of the operators.
+
+    Raises:
+        InputError: onnx is not installed.
+    """
+    onnx = onnx_package("onnx")
+    path = Path(path)
+    axes = {axis: "batch" if axis == 0 else f"size{axis}" for axis in dynamic_axes}
+    was_training = module.training
+    module.eval()
+    try:
+        with replacing(path) as partial, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # torch's own, about its other exporter and about traced shapes
+            torch.onnx.export(
+                module,
+                (example,),
+                str(partial),
+                dynamo=False,
+                input_names=[INPUT],
+                output_names=[output],
+                dynamic_axes={INPUT: axes, output: {0: "batch"}} if axes else None,
+                opset_version=opset,
+            )
+            onnx.checker.check_model(str(partial))
+    finally:
+        module.train(was_training)
+    return path
+
+
+def onnx_runner(path: str | Path, threads: int = 0) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Load a file into ONNX Runtime and return a function from an input to its output, on the CPU.
+
+    Args:
+        path: of the file.
+        threads: 0: as many as the runtime chooses.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
+    runtime = onnx_package("onnxruntime")
+    options: Any = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; warnings are about the file's unused initialisers
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(session.run(None, {name: x.detach().cpu().numpy()})[0]))
+
+    return run
