@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys
 
-from monai_ext.datasets.classification_dataset import ImageCase, is_picture_file, picture_files
+from monai_ext.datasets.classification_dataset import ImageCase, picture_files
+from monai_ext.datasets.file_names import image_ending, is_dicom
 from monai_ext.datasets.image_index import inspect_images
 from monai_ext.engines.run_folder import existing
 from monai_ext.errors import InputError, Problems
@@ -28,7 +29,7 @@ def input_cases(path: str, skip_unreadable: bool = False) -> tuple[ImageCase, ..
         InputError: nothing there, no image, or damaged ones, all of which are named.
     """
     root = existing(path, "input")
-    if root.is_file() and not is_picture_file(root):
+    if root.is_file() and not (image_ending(root) or is_dicom(root)):
         raise InputError(f"{root}: is no image that can be read. Cure: PNG, JPEG, TIFF, BMP, DICOM or NIfTI")
     files = [root] if root.is_file() else list(picture_files(root))
     if not files:
@@ -38,7 +39,8 @@ def input_cases(path: str, skip_unreadable: bool = False) -> tuple[ImageCase, ..
     _, damaged = inspect_images(cases)
     if damaged and (not skip_unreadable or len(damaged) == len(files)):
         problems = Problems(f"images in {root}")
-        problems.lines += [f"{message} (or leave it out with --skip_unreadable True)" for message in damaged.values()]
+        for name, reason in sorted(damaged.items()):
+            problems.add(name, reason, "export it again, or leave such images out with --skip_unreadable True")
         problems.raise_if_any()
     if damaged:
         logger.warning("%d images cannot be read and are left out: %s", len(damaged), ", ".join(damaged))

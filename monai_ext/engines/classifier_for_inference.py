@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from monai_ext.networks.ensemble import ProbabilityMean
 from monai_ext.networks.fake_quantisation import is_fake_quantised
 from monai_ext.networks.folded_norm import fold_norms
 from monai_ext.networks.prepacked_classifier import prepacked_classifier
@@ -30,7 +31,7 @@ def for_inference(
     if isinstance(network, SeResNeXt) and not plain and not is_fake_quantised(network):
         on_cpu = torch.device(device).type == "cpu"
         network = prepacked_classifier(network) if on_cpu and not (bfloat16 or compile) else fold_norms(network)
-    elif hasattr(network, "networks") and not plain:
+    elif isinstance(network, ProbabilityMean) and not plain:
         network.networks = nn.ModuleList(for_inference(n, device, False, bfloat16) for n in network.networks)
     network = network.eval()
     return torch.compile(network) if compile else network  # type: ignore[return-value]

@@ -29,7 +29,7 @@ LENGTH_KEYS = {
     "max_epochs", "min_epochs", "max_minutes", "max_steps", "val_interval", "val_start_epoch", "patience",
     "test_batches", "save_preds", "pred_format", "postprocess", "tolerance_mm", "sw_batch_size", "skip_even",
 }  # fmt: skip
-EVALUATION_KEYS = ("tta", "overlap", "blend", "roi_size", "thresholds")
+EVALUATION_KEYS = ("tta", "overlap", "blend", "roi_size", "thresholds", "threshold", "part")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def start_from(
         beside = Path(pretrained).parent / "plan.json"
         other_classes = beside.is_file() and ClassPlan.load(beside).classes != plan.classes
         logger.info("%s", load_classifier_weights(network, pretrained, new_head=other_classes).describe())
-    return with_fake_quantisation(network, symmetric, **QAT_OPTIONS) if quantize == "qat" else network
+    if quantize != "qat":
+        return network
+    return with_fake_quantisation(network, symmetric, skip=QAT_OPTIONS["skip"], norms=QAT_OPTIONS["norms"])
 
 
 def load_classifier(network: nn.Module, ckpt_path: str, cure: str = CURE) -> nn.Module:

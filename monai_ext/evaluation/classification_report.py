@@ -119,6 +119,7 @@ def write_classification_report(
     write_text(folder / "confusion.csv", _csv(rows))
     write_text(folder / "per_class.csv", _csv(_class_rows(summary["classes"])))
     write_text(folder / "predictions.csv", _csv(_prediction_rows(scores, names, classes)))
+    write_text(folder / "metrics.json", json.dumps(_case_scores(scores, names), indent=1, ensure_ascii=False) + "\n")
     title = f"accuracy {100 * summary['accuracy']:.2f} %, {len(names)} cases"
     pictures = [compose_confusion(decided, classes, title, multi_label), compose_reliability(*bins)]
     save_picture(folder / "confusion.png", side_by_side(pictures))
@@ -182,6 +183,16 @@ def _calibration(
             },
         }
     return entry, (bins[0], bins[1])
+
+
+def _case_scores(scores: ClassificationScores, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Per case whether it was decided rightly, and its loss; what paired comparisons of two models look at."""
+    given = np.where(scores.positive, scores.probabilities, 1 - scores.probabilities if scores.multi_label else 1.0)
+    loss = -np.log(np.maximum(given, np.finfo(float).tiny)).sum(1)
+    right = (scores.positive == scores.predicted).all(1)
+    return {
+        n: {"correct": float(r), "log_loss": round(float(v), 6)} for n, r, v in zip(names, right, loss, strict=True)
+    }
 
 
 def _confusion(scores: ClassificationScores) -> np.ndarray:

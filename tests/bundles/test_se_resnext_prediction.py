@@ -59,7 +59,7 @@ def test_folder_becomes_a_table(predicted: Path, trained_class: tuple[Path, Fini
     evaluated = list(csv.DictReader((trained_class[0] / RUN / "evaluation" / "predictions.csv").open()))
     for row in evaluated:
         if Path(row["name"]).name in found:  # logits of the evaluation may be bfloat16
-            assert found[Path(row["name"]).name]["discs"] == pytest.approx(float(row["discs"]), abs=0.02)
+            assert found[Path(row["name"]).name]["discs"] == pytest.approx(float(row["p_discs"]), abs=0.02)
 
 
 def test_nothing_is_overwritten_silently(predicted: Path, model: Path, tmp_path: Path) -> None:
