@@ -160,6 +160,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "lr_patience": ({"lr_patience": 3}, lambda p: part("lr_scheduler_def")(p).patience == 3),
     "grad_clip": ({"grad_clip": 3}, lambda p: handler("GradientClip")(p).max_norm == 3),
     "ema_decay": ({"ema_decay": 0.5}, lambda p: part("average")(p).decay == 0.5),
+    "norm_images": (
+        {"norm_images": 8},
+        lambda p: next(h for h in part("validate#handlers")(p)).num_images == 8,
+    ),
     "label_smoothing": ({"label_smoothing": 0.3}, lambda p: mixing(p).label_smoothing == 0.3),
     "mixup_alpha": ({"mixup_alpha": 0.2}, lambda p: mixing(p).mixup_alpha == 0.2),
     "cutmix_alpha": ({"cutmix_alpha": 1.0}, lambda p: mixing(p).cutmix_alpha == 1),
