@@ -8,6 +8,7 @@ import torch
 
 from monai_ext.ops import forms
 from monai_ext.ops.batch_norm_act import reference
+from monai_ext.ops.layout import dense, laid_out_like
 
 NAME = "batch_norm_act"
 
@@ -95,9 +96,9 @@ def _forward(
     relu: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output, mean and variance `[C]` float32 of the batch; the latter two are empty where they were given."""
-    x = _dense(x)
+    x = dense(x)
     if residual is not None:
-        residual = _laid_out_like(residual.to(x.dtype), x)
+        residual = laid_out_like(residual.to(x.dtype), x)
     with forms.on_device_of(x):
         return forms.implementation(NAME, x.device).forward(x, weight, bias, mean, var, residual, eps, relu)
 
@@ -105,7 +106,7 @@ def _forward(
 @_forward.register_fake
 def _(x: torch.Tensor, weight: Any, bias: Any, mean: Any, *_: Any) -> tuple[torch.Tensor, ...]:
     statistics = x.new_empty(x.shape[1] if mean is None else 0, dtype=torch.float32)
-    return torch.empty_like(_dense(x)), statistics, torch.empty_like(statistics)
+    return torch.empty_like(dense(x)), statistics, torch.empty_like(statistics)
 
 
 @torch.library.custom_op("monai_ext::batch_norm_act_backward", mutates_args=())
@@ -125,10 +126,10 @@ def _backward(
 
     The ReLU's mask is taken from y; without y it is computed again from x.
     """
-    x = _dense(x)
-    dy = _laid_out_like(dy.to(x.dtype), x)
+    x = dense(x)
+    dy = laid_out_like(dy.to(x.dtype), x)
     if y is not None:
-        y = _laid_out_like(y, x)
+        y = laid_out_like(y, x)
     with forms.on_device_of(x):
         return forms.implementation(NAME, x.device).backward(dy, x, y, weight, bias, mean, var, eps, relu, training)
 
@@ -137,7 +138,7 @@ def _backward(
 def _(
     dy: Any, x: torch.Tensor, y: torch.Tensor | None, weight: torch.Tensor, bias: torch.Tensor, *_: Any
 ) -> tuple[torch.Tensor, ...]:
-    like = _dense(x)
+    like = dense(x)
     added = torch.empty_like(like) if y is not None else like.new_empty(0)
     return torch.empty_like(like), torch.empty_like(weight), torch.empty_like(bias), added
 
@@ -162,22 +163,3 @@ def _gradient(ctx: Any, dy: torch.Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_gradient, setup_context=_keep)
-
-
-def channels_last_format(x: torch.Tensor) -> torch.memory_format | None:
-    """The channels-last format of `x`; None where it is contiguous (too) or in neither."""
-    if x.is_contiguous():
-        return None
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    wanted = formats.get(x.ndim)
-    return wanted if wanted is not None and x.is_contiguous(memory_format=wanted) else None
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """`x` itself if contiguous or channels last, else a contiguous copy."""
-    return x if channels_last_format(x) is not None else x.contiguous()
-
-
-def _laid_out_like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    wanted = channels_last_format(x)
-    return value.contiguous() if wanted is None else value.contiguous(memory_format=wanted)

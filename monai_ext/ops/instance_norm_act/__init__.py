@@ -8,6 +8,7 @@ import torch
 
 from monai_ext.ops import forms
 from monai_ext.ops.instance_norm_act import reference
+from monai_ext.ops.layout import dense, laid_out_like
 
 NAME = "instance_norm_act"
 
@@ -94,9 +95,9 @@ def _forward(
     keep_output: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output, and mean and reciprocal standard deviation `[B, groups]` float32."""
-    x = _dense(x)
+    x = dense(x)
     if residual is not None:
-        residual = _laid_out_like(residual, x)
+        residual = laid_out_like(residual, x)
     with forms.on_device_of(x):
         return forms.implementation(NAME, x.device).forward(x, weight, bias, residual, groups, eps, negative_slope)
 
@@ -104,7 +105,7 @@ def _forward(
 @_forward.register_fake
 def _(x: torch.Tensor, weight: Any, bias: Any, residual: Any, groups: int, *_: Any) -> tuple[torch.Tensor, ...]:
     statistics = x.new_empty((x.shape[0], groups), dtype=torch.float32)
-    return torch.empty_like(_dense(x)), statistics, torch.empty_like(statistics)
+    return torch.empty_like(dense(x)), statistics, torch.empty_like(statistics)
 
 
 @torch.library.custom_op("monai_ext::instance_norm_act_backward", mutates_args=())
@@ -120,10 +121,10 @@ def _backward(
     keep_output: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of x, weight, bias and residual (empty without one); `kept` is x, or y with `keep_output`."""
-    kept = _dense(kept)
-    dy = _laid_out_like(dy.to(kept.dtype), kept)
+    kept = dense(kept)
+    dy = laid_out_like(dy.to(kept.dtype), kept)
     if residual is not None:
-        residual = _laid_out_like(residual, kept)
+        residual = laid_out_like(residual, kept)
     with forms.on_device_of(kept):
         return forms.implementation(NAME, kept.device).backward(
             dy, kept, weight, bias, residual, mean, rstd, negative_slope, keep_output
@@ -134,7 +135,7 @@ def _backward(
 def _(
     dy: Any, kept: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: Any, *_: Any
 ) -> tuple[torch.Tensor, ...]:
-    like = _dense(kept)
+    like = dense(kept)
     added = torch.empty_like(like) if residual is not None else like.new_empty(0)
     return torch.empty_like(like), torch.empty_like(weight), torch.empty_like(bias), added
 
@@ -156,22 +157,3 @@ def _gradient(ctx: Any, dy: torch.Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_gradient, setup_context=_keep)
-
-
-def channels_last_format(x: torch.Tensor) -> torch.memory_format | None:
-    """The channels-last format of `x`; None where it is contiguous (too) or in neither."""
-    if x.is_contiguous():
-        return None
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    wanted = formats.get(x.ndim)
-    return wanted if wanted is not None and x.is_contiguous(memory_format=wanted) else None
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """`x` itself if contiguous or channels last, else a contiguous copy."""
-    return x if channels_last_format(x) is not None else x.contiguous()
-
-
-def _laid_out_like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    wanted = channels_last_format(x)
-    return value.contiguous() if wanted is None else value.contiguous(memory_format=wanted)

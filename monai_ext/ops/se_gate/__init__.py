@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 
 from monai_ext.ops import forms
-from monai_ext.ops.instance_norm_act import channels_last_format
+from monai_ext.ops.layout import dense, laid_out_like
 from monai_ext.ops.se_gate import reference
 
 NAME = "se_gate"
@@ -125,9 +125,9 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output; batch mean and variance `[C]` (empty unless `training`); and what the gradient needs, all float32:
     mean of x over the positions less that of the norm `[B, C]`, hidden values `[B, H]`, gate `[B, C]`."""
-    x = _dense(x)
+    x = dense(x)
     if residual is not None:
-        residual = _laid_out_like(residual, x)
+        residual = laid_out_like(residual, x)
     with forms.on_device_of(x):
         return forms.implementation(NAME, x.device).forward(
             x, w1, b1, w2, b2, residual, norm_weight, norm_bias, mean, var, eps, training, relu
@@ -142,7 +142,7 @@ def _(
     batch, channels = x.shape[:2]
     statistics = channels if training and norm_weight is not None else 0
     shapes = ((statistics,), (statistics,), (batch, channels), (batch, w1.shape[0]), (batch, channels))
-    return torch.empty_like(_dense(x)), *(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    return torch.empty_like(dense(x)), *(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
 @torch.library.custom_op("monai_ext::se_gate_backward", mutates_args=())
@@ -168,8 +168,8 @@ def _backward(
 
     `y` is the rectified output, None without ReLU: the residual's gradient is dy then, and what stands for it is empty.
     """
-    x = _dense(x)
-    dy = _laid_out_like(dy.to(x.dtype), x)
+    x = dense(x)
+    dy = laid_out_like(dy.to(x.dtype), x)
     with forms.on_device_of(x):
         return forms.implementation(NAME, x.device).backward(
             dy, x, y, w1, w2, norm_weight, norm_bias, mean, var, centre, hidden, gate, eps, training
@@ -180,7 +180,7 @@ def _backward(
 def _(
     dy: Any, x: torch.Tensor, y: Any, w1: torch.Tensor, w2: torch.Tensor, norm_weight: torch.Tensor | None, *_: Any
 ) -> tuple[torch.Tensor, ...]:
-    like = _dense(x)
+    like = dense(x)
     hidden, channels = w1.shape
     norm = channels if norm_weight is not None else 0
     shapes = ((hidden, channels), (hidden,), (channels, hidden), (channels,), (norm,), (norm,))
@@ -210,13 +210,3 @@ def _gradient(ctx: Any, dy: torch.Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_gradient, setup_context=_keep)
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """`x` itself if contiguous or channels last, else a contiguous copy."""
-    return x if channels_last_format(x) is not None else x.contiguous()
-
-
-def _laid_out_like(value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    wanted = channels_last_format(x)
-    return value.contiguous() if wanted is None else value.contiguous(memory_format=wanted)
