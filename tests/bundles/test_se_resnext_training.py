@@ -160,6 +160,15 @@ def test_mistakes_end_with_one_message(tmp_path: Path, overrides: dict, parts: l
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_default_training_on_the_phantom(tmp_path: Path) -> None:
+    """What a person gets who types the command and nothing else, a third of its length."""
+    done = bundle_run(tmp_path, "training", bundle=SE_RESNEXT, max_epochs=16)
+    assert done.status == 0, done.err
+    metrics = json.loads((tmp_path / RUN / "metrics.json").read_text())
+    assert metrics["accuracy"] > 0.8  # chance is 0.25
+    assert ClassPlan.load(tmp_path / RUN / "plan.json").arch == "se-resnext-narrow"
+
+
 @pytest.mark.real_data
 def test_real_cells_are_trained_and_evaluated(tmp_path: Path, data_folder: Path) -> None:
     """Crops of unequal size and classes of unequal number: a few steps, far from the result of a training."""
