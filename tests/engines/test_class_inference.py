@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from drawn_classifier import make_plan
+from monai_ext.datasets.classification_dataset import ImageCase
 from monai_ext.engines.class_inference import input_cases, without_label
 from monai_ext.engines.classifier_for_inference import for_inference
+from monai_ext.engines.model_export import AgreementWithLabels
 from monai_ext.engines.picture_normalisation import PictureNormalisation, prepare_batch
 from monai_ext.engines.pretrained_weights import load_classifier, single_model, start_from, trained_network
 from monai_ext.errors import InputError
@@ -105,3 +107,14 @@ def test_last_layer_is_new_where_classes_differ(tmp_path: Path) -> None:
     other = make_plan(classes=("a", "b", "c"))
     new = start_from(network_from_class_plan(other), other, str(tmp_path / "model.pt"))
     assert not torch.equal(new.last_linear.weight, given)
+
+
+@pytest.mark.parametrize(("multi_label", "expected"), [(False, 0.75), (True, 11 / 12)])
+def test_agreement_with_labels(tmp_path: Path, multi_label: bool, expected: float) -> None:
+    """One of four images is told to be of the third class, which it is not."""
+    folder = write_folders(tmp_path, {"a": 4})
+    labels = ((0,), (1,), (2,), ()) if multi_label else ((0,), (1,), (2,), (0,))
+    cases = [ImageCase(f"{i}", folder / "a" / f"{i}.png", label) for i, label in enumerate(labels)]
+    told = torch.tensor([[0.9, 0.1, 0.2], [0.0, 0.8, 0.1], [0.1, 0.2, 0.7], [0.2, 0.3, 0.6]])
+    score = AgreementWithLabels(cases, make_plan(multi_label=multi_label))
+    assert score(lambda images: told[: len(images)]) == pytest.approx(expected)
