@@ -84,6 +84,9 @@ def run_peer_benchmark(
         if device != "cpu" and not row.on_device:
             print(f"{row.name}: for processors only, left out")
             continue
+        if device == "cpu" and row.only_cuda and not tiny:
+            print(f"{row.name}: for GPUs only, left out")
+            continue
         changes: dict[str, Any] = dict(row.tiny) if tiny else {}
         changes |= {"device": device} if row.on_device else {}
         changes |= {"dataset_dir": dataset_dir} if row.work == "preparation" and not tiny else {}

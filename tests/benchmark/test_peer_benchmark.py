@@ -39,7 +39,7 @@ def test_every_side_runs(row: PeerRow):
         pytest.skip("starts many processes; `benchmark peers --tiny` runs it")
     work = row.build(**row.tiny, **({"num_workers": 1} if row.work == "preparation" else {}))
     assert OURS in work.tasks
-    assert set(work.tasks) | set(work.missing) == {OURS, *row.targets}
+    assert set(work.tasks) | set(work.missing) >= {OURS, *row.targets}  # timm is beside us without a target
     for task in work.tasks.values():
         task.run(*(task.prepare() if task.prepare else ()))
     if work.notes is not None and len(work.tasks) > 1:

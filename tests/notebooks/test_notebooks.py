@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import itertools
 import json
 import re
@@ -14,15 +15,22 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
+from PIL import Image
 
-from bundle_commands import NNUNET, REPOSITORY, UNET_EM
+from bundle_commands import NNUNET, REPOSITORY, SE_RESNEXT, UNET_EM
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
+from monai_ext.planning.class_plan import ClassPlan
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
 
 FOLDER = REPOSITORY / "notebooks"
-BUNDLES = {"custom_dataset": NNUNET.parent, "em_membranes": UNET_EM.parent, "explore_dataset": NNUNET.parent}
+BUNDLES = {
+    "classify_images": SE_RESNEXT.parent,
+    "custom_dataset": NNUNET.parent,
+    "em_membranes": UNET_EM.parent,
+    "explore_dataset": NNUNET.parent,
+}
 NAMES = tuple(BUNDLES)
 LIMIT = 1_500_000  # bytes: a diff that a person still opens
 
@@ -221,3 +229,68 @@ def test_membranes_are_learned_and_judged(tmp_path: Path) -> None:
     assert f"tried in the evaluation: {views[1]['rand_threshold']:g}" in text
     assert (work / "predictions" / "test-masks.tif").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
+
+
+def class_keys() -> dict[str, Any]:
+    """The sizes of tiny.json."""
+    tiny = json.loads((SE_RESNEXT / "tiny.json").read_text())
+    names = ("layers", "base_features", "image_size", "batch_size", "epoch_length", "num_workers", "bootstrap")
+    return {name: tiny[name] for name in names}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_images_are_classified_and_confusions_shown(tmp_path: Path) -> None:
+    """Two steps teach nothing, but every cell runs, and what is shown is what the files say."""
+    notebook = execute("classify_images", tmp_path, max_epochs=1, more_keys=class_keys())
+    assert pictures(notebook) >= 7
+    work, text = tmp_path / "work", printed(notebook)
+    plan = ClassPlan.load(work / "run" / "plan.json")
+    assert (plan.base_features, plan.image_size) == (8, (32, 32))
+    rows = [json.loads(line) for line in (work / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [2]
+    summary = json.loads((work / "run" / "evaluation" / "summary.json").read_text())
+    low, high = summary["intervals"]["accuracy"]
+    assert f"| accuracy | {summary['accuracy']:.3f} ({low:.3f} to {high:.3f}) |" in text
+    calibration = summary["calibration"]
+    assert f"| {calibration['before']['nll']:.3f} | {calibration['after']['nll']:.3f} |" in text
+    matrix = np.array(summary["confusion_matrix"])
+    np.fill_diagonal(matrix, 0)
+    label, predicted = (plan.classes[k] for k in np.unravel_index(matrix.argmax(), matrix.shape))
+    assert f"{label} taken for {predicted}: {matrix.max()}\n" in text
+    predictions = json.loads((work / "predictions" / "predictions.json").read_text())
+    assert predictions["temperature"] == pytest.approx(calibration["temperature"])
+    assert [entry["file"] for entry in predictions["predictions"]] == [
+        path.name for path in sorted((work / "new_images").iterdir())
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_table_with_several_labels_and_patients(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "scans").mkdir()
+    with open(tmp_path / "scans" / "labels.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "label", "patient"))
+        for number in range(24):
+            image = rng.integers(0, 80, (40, 50), dtype=np.uint8)
+            drawn = [name for name, bit in (("bar", 1), ("square", 2)) if number & bit]  # all, either, or none
+            if "bar" in drawn:
+                image[25:30] = 200
+            if "square" in drawn:
+                image[5:15, 5:15] = 250
+            Image.fromarray(image).save(tmp_path / "scans" / f"{number:02d}.png")
+            writer.writerow((f"{number:02d}.png", ";".join(drawn), f"p{number // 4}"))
+    notebook = execute(
+        "classify_images", tmp_path, dataset_dir="scans", group_by="patient", max_epochs=1, more_keys=class_keys()
+    )
+    assert pictures(notebook) >= 7
+    plan = ClassPlan.load(tmp_path / "work" / "run" / "plan.json")
+    assert (plan.multi_label, plan.classes, plan.channels) == (True, ("bar", "square"), 1)
+    fold = json.loads((tmp_path / "work" / "run" / "fold.json").read_text())
+    patients = [{int(Path(name).stem) // 4 for name in fold[part]} for part in ("train", "val")]
+    assert patients[0].isdisjoint(patients[1])
+    assert f"{len(fold['train'])} images for training, {len(fold['val'])} kept aside" in printed(notebook)
+    assert not (tmp_path / "work" / "prepared" / "raw").exists()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from monai_ext.benchmark.interleaved import Task
-from monai_ext.benchmark.peers.work import OURS, Work
+from monai_ext.benchmark.peers.work import OURS, Work, timm_classifier
 from monai_ext.engines import host_memory
 
 MONAI = "MONAI SEResNext101"
+TIMM, TIMM_COMPILED = "timm seresnext101_32x4d", "timm compiled"
 
 
 def make(
@@ -66,7 +68,17 @@ def make(
         return Task(_call(peer, images, half), lambda: _without_result(host_memory.return_freed()))
 
     work.add(OURS, ours)
+
+    def timm(compile: bool) -> Task:
+        """Drawn weights of its own: what is computed costs the same."""
+        network: Any = timm_classifier(num_classes=classes).eval().to(device, memory_format=torch.channels_last)
+        laid_out = images.contiguous(memory_format=torch.channels_last)
+        network = torch.compile(network) if compile else network
+        return Task(_call(network, laid_out, half), lambda: _without_result(host_memory.keep_freed(device)))
+
     work.add(MONAI, monai)
+    work.add(TIMM, lambda: timm(False))
+    work.add(TIMM_COMPILED, lambda: timm(True))
 
     def notes() -> dict[str, str]:
         found, expected = (torch.as_tensor(work.tasks[side].run()) for side in (OURS, MONAI))

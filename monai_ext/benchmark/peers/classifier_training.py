@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from monai_ext.benchmark.interleaved import Task
-from monai_ext.benchmark.peers.work import OURS, Work
+from monai_ext.benchmark.peers.work import OURS, Work, timm_classifier
 from monai_ext.engines import host_memory
 
 MONAI = "MONAI SEResNext101"
+TIMM, TIMM_COMPILED = "timm seresnext101_32x4d", "timm compiled"
 
 
 def make(
@@ -61,7 +63,18 @@ def make(
         return Task(step, lambda: _without_result(host_memory.return_freed()))
 
     work.add(OURS, ours)
+
+    def timm(compile: bool) -> Task:
+        torch.manual_seed(0)
+        network: Any = timm_classifier(num_classes=classes).to(device, memory_format=torch.channels_last)
+        laid_out = images.contiguous(memory_format=torch.channels_last)
+        network = torch.compile(network) if compile else network
+        step = _step(network, laid_out, labels, bfloat16)
+        return Task(step, lambda: _without_result(host_memory.keep_freed(device)))
+
     work.add(MONAI, monai)
+    work.add(TIMM, lambda: timm(False))
+    work.add(TIMM_COMPILED, lambda: timm(True))
     return work
 
 

@@ -34,6 +34,7 @@ class PeerRow:
         most_rounds: 0 for as many as asked for.
         once: peers that are too slow for rounds: one call in the process that measures memory gives both.
         on_device: whether `make` takes `device`.
+        only_cuda: too heavy for a processor.
     """
 
     name: str
@@ -46,6 +47,7 @@ class PeerRow:
     most_rounds: int = 0
     once: tuple[str, ...] = ()
     on_device: bool = field(default=False)
+    only_cuda: bool = False
 
     @property
     def make(self) -> str:
@@ -181,5 +183,23 @@ ROWS = (
         threads=2,
         with_memory=True,
         on_device=True,
+    ),
+    PeerRow(
+        "classifier_inference_256_bfloat16",
+        "classifier_inference",
+        {"batch_size": 256, "half": True},
+        {"batch_size": 2, "half": True, **_SMALL_CLASSIFIER},
+        {},
+        on_device=True,
+        only_cuda=True,
+    ),
+    PeerRow(
+        "classifier_training_256_bfloat16",
+        "classifier_training",
+        {"batch_size": 256, "bfloat16": True},
+        {"batch_size": 2, "bfloat16": True, **_SMALL_CLASSIFIER},
+        {},
+        on_device=True,
+        only_cuda=True,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from monai_ext.benchmark.interleaved import Task
 
@@ -17,6 +18,19 @@ CURES = {
 
 class UnavailableError(RuntimeError):
     """A side cannot be measured here; the message tells why."""
+
+
+def timm_classifier(**options: Any) -> Any:
+    """SE-ResNeXt101-32x4d of timm.
+
+    Raises:
+        UnavailableError: timm, or the torchvision that it needs, cannot be imported.
+    """
+    try:
+        import timm
+    except Exception as error:  # a torchvision of another build fails with whatever it meets first
+        raise UnavailableError(f"timm: {type(error).__name__}: {error}. Cure: pip install timm torchvision") from error
+    return timm.create_model("seresnext101_32x4d", **options)
 
 
 @dataclass
