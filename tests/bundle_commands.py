@@ -35,8 +35,9 @@ def command(run_id: str, *configs: str, bundle: Path = NNUNET, **overrides: Any)
 
 
 def environment() -> dict[str, str]:
-    """Two threads, as on the smallest supported machine."""
-    return {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
+    """Two threads, as on the smallest supported machine; one where workers of pytest share it."""
+    threads = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+    return {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
 
 
 def bundle_run(cwd: Path, run_id: str, *configs: str, **overrides: Any) -> Finished:

@@ -54,6 +54,7 @@ class ProgressLog:
         self._steps = 0
         self._began = self._last_step = 0.0
         self._logged = 0
+        self._validated = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._forget_the_undone)
@@ -107,6 +108,7 @@ class ProgressLog:
             row[name], row[f"class_{validation['class_score']}"] = score, validation["class_scores"]
             per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["class_scores"].items())
             text += f", validation {score_title(name)} {score:.4f} ({per_class})"
+            self._validated = state.iteration
         row["minutes"] = self.budget.seconds / 60
         self._close(engine)
         logger.info("%s, %s left", text, duration(self.budget.seconds_left))
@@ -115,11 +117,23 @@ class ProgressLog:
             file.write(json.dumps(row) + "\n")
 
     def _finish(self, engine: Any) -> None:
-        """Log an epoch that the budget cut short, if its end was validated."""
+        """Log what was validated after the last epoch was logged: its end, or that of an epoch cut short."""
         validation = getattr(engine.state, "validation", None)
-        if validation is not None and self._logged < engine.state.iteration == validation["iteration"]:
-            self._end(engine)
+        if validation is not None and validation["iteration"] == engine.state.iteration:
+            if self._logged < engine.state.iteration:
+                self._end(engine)
+            elif self._validated < engine.state.iteration:
+                self._complete(validation)
         self._close(engine)
+
+    def _complete(self, validation: dict[str, Any]) -> None:
+        """Add a validation to the last line, which was written before it."""
+        lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        name, score = validation["name"], validation["score"]
+        row = {**json.loads(lines[-1]), name: score, f"class_{validation['class_score']}": validation["class_scores"]}
+        write_text(self.log_file, "".join([*lines[:-1], json.dumps(row) + "\n"]))
+        per_class = ", ".join(f"{n} {d:.3f}" for n, d in validation["class_scores"].items())
+        logger.info("last validation: %s %.4f (%s)", score_title(name), score, per_class)
 
     def _close(self, _: Any) -> None:
         if self._bar is not None:

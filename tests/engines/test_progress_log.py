@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 
 from monai_ext.engines import progress_log
 from monai_ext.engines.progress_log import ProgressLog, duration
@@ -81,3 +81,25 @@ def test_epoch_cut_short_by_the_budget_is_logged_with_its_validation(tmp_path: P
     rows = train(tmp_path / "log.jsonl", 9, last_step=8)
     assert [r["iteration"] for r in rows] == [3, 6, 8]
     assert rows[-1]["mean_dice"] == 0.7
+
+
+def test_validation_after_the_last_epoch_joins_its_line(tmp_path: Path) -> None:
+    """Three epochs, validated every two: the third is validated when training is over."""
+    log = ProgressLog(
+        SimpleNamespace(max_minutes=0, seconds=0.0, seconds_left=None), SimpleNamespace(), tmp_path / "log"
+    )
+    engine = Engine(lambda *_: {"loss": torch.tensor(1.0)})
+    engine.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+    def validate(engine: Engine) -> None:
+        step = engine.state.iteration
+        engine.state.validation = {"iteration": step, "name": "mean_dice", "score": 0.9, **classes(0.9)}
+
+    engine.add_event_handler(Events.COMPLETED, validate)
+    log.attach(engine)
+    engine.run([0, 1], max_epochs=3)
+    rows = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row.get("mean_dice") for row in rows] == [None, None, 0.9]
+    assert rows[-1]["class_dice"] == {"a": 0.9}
+    assert rows[-1]["loss"] == 1.0
