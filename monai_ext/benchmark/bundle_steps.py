@@ -11,6 +11,7 @@ import torch
 from monai.utils.enums import CommonKeys
 
 from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark, published_figures
+from monai_ext.benchmark.synthetic_batches import SyntheticBatches
 from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
 from monai_ext.errors import InputError
 from monai_ext.planning.class_plan import ClassPlan
@@ -71,7 +72,8 @@ def time_training(
         scaler.update()
 
     timing = time_steps(step, device, columns["batch_size"], warmup_steps, bench_batches)
-    _report("train", timing, columns, device, {"data": f"{columns['data']}, loader included", **about}, results_file)
+    loading = "" if isinstance(loader, SyntheticBatches) else ", loader included"
+    _report("train", timing, columns, device, {"data": f"{columns['data']}{loading}", **about}, results_file)
     return timing
 
 

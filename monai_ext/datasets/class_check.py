@@ -36,6 +36,7 @@ class CheckReport:
         skipped: names of images that cannot be read and were left out.
         duplicates: names of images with equal content.
         warnings: what deserves a look but does not stop a training.
+        digests: of the pixels, by name.
     """
 
     name: str
@@ -53,6 +54,7 @@ class CheckReport:
     skipped: tuple[str, ...] = ()
     duplicates: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def mean_std(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel of values scaled to 0 to 1, images weighted equally.
@@ -162,6 +164,7 @@ def check_classification(
         skipped=tuple(sorted(errors)),
         duplicates=tuple(duplicates),
         warnings=tuple(warnings),
+        digests={name: fact.digest for name, fact in facts.items()},
     )
     return readable, report
 

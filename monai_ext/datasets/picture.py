@@ -142,7 +142,7 @@ def _plane(path: Path) -> tuple[torch.Tensor, tuple[float, float] | None]:
         if not planes:
             raise InputError(
                 f"{path}: is a volume of {image.shape[1:]} voxels, the network takes pictures. "
-                "Cure: --spatial_dims 3, or one slice per file"
+                "Cure: one slice per file, or a model of volumes"
             )
         return torch.from_numpy(np.ascontiguousarray(image.squeeze(planes[0]))), None
     from monai_ext.datasets.itk_files import read_with_itk
@@ -157,7 +157,7 @@ def _plane(path: Path) -> tuple[torch.Tensor, tuple[float, float] | None]:
     if axes == 3 and stored.shape[2] != 1:
         raise InputError(
             f"{path}: holds {stored.shape[2]} slices, the network takes pictures. "
-            "Cure: --spatial_dims 3, or one slice per file"
+            "Cure: one slice per file, or a model of volumes"
         )
     image = stored[:, :, 0] if axes == 3 else stored
     image = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)

@@ -18,12 +18,13 @@ from monai_ext.errors import InputError, Problems
 logger = logging.getLogger(__name__)
 
 
-def input_cases(path: str, skip_unreadable: bool = False) -> tuple[ImageCase, ...]:
+def input_cases(path: str, skip_unreadable: bool = False, spatial_dims: int = 0) -> tuple[ImageCase, ...]:
     """Images of a file or of a folder and its subfolders, sorted by name; every one is opened.
 
     Args:
         path: file or folder.
         skip_unreadable: leave out damaged images, with a warning that names them.
+        spatial_dims: that the network takes; 0 accepts any.
 
     Raises:
         InputError: nothing there, no image, or damaged ones, all of which are named.
@@ -36,11 +37,18 @@ def input_cases(path: str, skip_unreadable: bool = False) -> tuple[ImageCase, ..
         raise InputError(f"{root}: holds no image. Cure: put in PNG, JPEG, TIFF, BMP, DICOM or NIfTI files")
     base = root.parent if root.is_file() else root
     cases = [ImageCase(file.relative_to(base).as_posix(), file, ()) for file in files]
-    _, damaged = inspect_images(cases)
+    facts, damaged = inspect_images(cases)
+    for name, fact in facts.items():
+        if spatial_dims and len(fact.size) != spatial_dims:
+            damaged[name] = f"has {len(fact.size)} dimensions, the model was trained on {spatial_dims}"
     if damaged and (not skip_unreadable or len(damaged) == len(files)):
         problems = Problems(f"images in {root}")
         for name, reason in sorted(damaged.items()):
-            problems.add(name, reason, "export it again, or leave such images out with --skip_unreadable True")
+            problems.add(
+                name,
+                reason,
+                "give an image as those of the training, or leave such images out with --skip_unreadable True",
+            )
         problems.raise_if_any()
     if damaged:
         logger.warning("%d images cannot be read and are left out: %s", len(damaged), ", ".join(damaged))

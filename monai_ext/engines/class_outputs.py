@@ -230,12 +230,14 @@ class TopKPrediction:
                 f"{', '.join(bad[:5])}: the network gives numbers that are not finite. "
                 "Cure: another checkpoint, or an image without NaN"
             )
+        # thresholds are those of the evaluation, which scores the probabilities as the network gives them
+        plain = class_probabilities(logits, self.multi_label)
         for i, values in enumerate(class_probabilities(logits, self.multi_label, self.divisor)):
             order = np.argsort(-values, kind="stable")[: self.top_k]
             top = [{"class": self.classes[k], "probability": round(float(values[k]), 6)} for k in order]
             entry: dict[str, Any] = {"file": names[i], "top": top}
             if self.multi_label:
-                entry["labels"] = [self.classes[k] for k in np.flatnonzero(values >= self.thresholds)]
+                entry["labels"] = [self.classes[k] for k in np.flatnonzero(plain[i] >= self.thresholds)]
             self.predictions.append(entry)
             if self.draw_activation is not None:
                 caption = f"{top[0]['class']} {100 * top[0]['probability']:.1f} %"

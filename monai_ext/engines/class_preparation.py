@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,19 @@ from pathlib import Path
 
 from monai_ext.datasets.class_check import CheckReport, check_classification
 from monai_ext.datasets.class_folds import choose_class_fold
-from monai_ext.datasets.class_groups import case_groups, join_duplicates
+from monai_ext.datasets.class_groups import case_groups, join_duplicates, leaking_images
 from monai_ext.datasets.class_open import open_classification
 from monai_ext.datasets.class_phantom import make_class_phantom
 from monai_ext.datasets.classification_dataset import ClassificationDataset, ImageCase
 from monai_ext.datasets.folds import Fold
-from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
+from monai_ext.engines.run_protection import FOLD_FILE, check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
 from monai_ext.networks.classifier_weights import plan_options_of_weights
 from monai_ext.planning.class_plan import ClassPlan, architecture
 
 logger = logging.getLogger(__name__)
 INDEX_FILE = "image_index.json"
+SINGLE_VALUE = 32  # pixels that become one in the last stage
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -36,12 +38,14 @@ class ClassSource:
         report: what the check saw.
         fold: names of the cases.
         groups: case name to group (patient); empty if none are known.
+        is_drawn: the fold was drawn, not given.
     """
 
     dataset: ClassificationDataset
     report: CheckReport
     fold: Fold
     groups: Mapping[str, str]
+    is_drawn: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -51,8 +55,18 @@ class ClassSource:
             content.update(repr((case.name, case.labels)).encode())
         return content.hexdigest()
 
+    def require_drawn(self) -> None:
+        """Raise `InputError` if the fold is the dataset's own split, of which there is one."""
+        if self.dataset.part("train") and self.dataset.part("val") and not self.is_drawn:
+            raise InputError(
+                f"cross_validation: {self.dataset.root} has one training and validation part of its own. "
+                "Cure: --fold_rule drawn draws folds over both together"
+            )
+
     def cases(self, part: str) -> tuple[ImageCase, ...]:
-        """Cases of `train` or `val` of the fold, or of the dataset's own `test`."""
+        """Cases of `train` or `val` of the fold, of the dataset's own `test`, or `all` there are."""
+        if part == "all":
+            return self.dataset.cases
         if part == "test":
             return self.dataset.part("test")
         return tuple(self.dataset.case(name) for name in (self.fold.train if part == "train" else self.fold.val))
@@ -93,6 +107,8 @@ def open_class_source(
     skip_unreadable: bool = False,
     image_size: Sequence[int] = (),
     num_workers: int = 0,
+    plan: ClassPlan | None = None,
+    part: str = "val",
 ) -> ClassSource:
     """Read and check a dataset and choose the fold.
 
@@ -106,6 +122,8 @@ def open_class_source(
         skip_unreadable: leave out images that cannot be read instead of refusing the dataset.
         image_size: of the network's input, to warn of images that are enlarged.
         num_workers: processes that open images of a large dataset.
+        plan: of the model that is evaluated, whose classes the dataset is read with; None for a training.
+        part: of an evaluation; `test` and `all` need no training images.
 
     Raises:
         InputError: the dataset or the choice of the fold breaks a rule.
@@ -115,22 +133,31 @@ def open_class_source(
         folder = str(Path(store_dir) / "raw")
         logger.info("no dataset_dir given: using the phantom images in %s", folder)
         make_class_phantom(Path(folder))
-    opened = open_classification(folder, multi_label, image_dir)
+    outside = plan is not None and part in ("test", "all")  # data that need not have been trained on
+    if plan is not None and outside:
+        opened = open_classification(folder, plan.multi_label, image_dir, plan.classes)
+    else:
+        opened = open_classification(folder, multi_label, image_dir)
     pooled = fold_rule == "drawn"
     dataset, report = check_classification(
         opened,
         skip_unreadable,
         Path(store_dir) / INDEX_FILE,
+        training=not outside,
         pooled=pooled,
         crop=image_size,
         num_workers=num_workers,
         progress=sys.stderr.isatty(),
     )
     known = case_groups(dataset, group_by)
+    if outside and (part == "all" or not dataset.part("train")):
+        every = tuple(sorted(case.name for case in dataset.cases))
+        return ClassSource(dataset, report, Fold((), every), known)
     is_drawn = pooled or not (dataset.part("train") and dataset.part("val"))
     # copies of an image must not be separated by a draw; a given split is left as it is, and the check warned of them
     groups = join_duplicates([case.name for case in dataset.cases], known, report.duplicates) if is_drawn else known
-    return ClassSource(dataset, report, choose_class_fold(dataset, fold, nfolds, fold_seed, fold_rule, groups), known)
+    chosen = choose_class_fold(dataset, fold, nfolds, fold_seed, fold_rule, groups)
+    return ClassSource(dataset, report, chosen, known, is_drawn)
 
 
 def prepare_class(
@@ -149,6 +176,8 @@ def prepare_class(
     se_hidden: int = 0,
     stem_pool: str = "auto",
     final_conv: bool = False,
+    flip_axes: Sequence[int] = (),
+    batch_size: int = 2,
     pretrained: str = "",
     resume: bool = False,
     overwrite: bool = False,
@@ -166,6 +195,7 @@ def prepare_class(
             plan's, else ImageNet's for RGB), without `pretrained` those of the training images.
         crop_ratio, interpolation, se_hidden, final_conv: see `ClassPlan`.
         stem_pool: see `ClassPlan`; `auto` takes what the pretrained weights need, else `ceil`.
+        flip_axes, batch_size: of the training, checked against the images.
         pretrained: file of the weights that training starts from; empty for none.
         resume: goes on with the training in `output_dir`; excludes `overwrite`.
         overwrite: a training in `output_dir` is moved to `previous-N` there.
@@ -211,12 +241,57 @@ def prepare_class(
         value_range=report.value_range,
     )
     plan.check("keys")
+    wrong = [axis for axis in flip_axes if not 0 <= axis < plan.spatial_dims]
+    if wrong:
+        raise InputError(
+            f"--flip_axes {list(flip_axes)}: the images have {plan.spatial_dims} axes, from 0 on. "
+            f"Cure: {list(range(plan.spatial_dims))} at most"
+        )
+    if batch_size == 1 and max(plan.image_size) <= SINGLE_VALUE:
+        raise InputError(
+            f"--batch_size 1 with --image_size {list(plan.image_size)}: the last batch norm would see one value. "
+            "Cure: --batch_size 2 or more, or a larger --image_size"
+        )
     protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
     logger.info("%s", report.describe())
     logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
     logger.info("%d images for training, %d for validation", len(source.fold.train), len(source.fold.val))
-    record_start(Path(output_dir), plan, source.fold, source.digest)
+    record_start(Path(output_dir), plan, source.fold, source.digest, source.report.digests)
     return ClassPrepared(source, plan)
+
+
+def check_classes(source: ClassSource, ckpt_path: str, plan: ClassPlan) -> None:
+    """Raise `InputError` if a model has other classes than a dataset."""
+    dataset = source.dataset
+    if plan.classes != dataset.classes:
+        raise InputError(
+            f"{ckpt_path}: was trained on the classes {list(plan.classes)}, the dataset has {list(dataset.classes)}. "
+            "Cure: the dataset of the training, or one with its classes"
+        )
+    if plan.multi_label != dataset.multi_label:
+        raise InputError(
+            f"{ckpt_path}: was trained with --multi_label {plan.multi_label}, the dataset is read with "
+            f"{dataset.multi_label}. Cure: --multi_label {plan.multi_label}"
+        )
+
+
+def may_calibrate(source: ClassSource, ckpt_path: str, part: str, tta: bool) -> bool:
+    """Whether an evaluation may fit the temperature that inference uses: on the model's own held-out cases, one view.
+
+    A reason against it is logged.
+    """
+    path = Path(ckpt_path).parent / FOLD_FILE
+    trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    reasons = {
+        "these are not its validation cases": part != "val" or set(trained.get("val", ())) != set(source.fold.val),
+        "the dataset is not that of the training": trained.get("data") != source.digest,
+        "it was trained on them": bool(set(trained.get("train", ())) & set(source.fold.val)),
+        "several views are averaged": tta,
+    }
+    against = [reason for reason, holds in reasons.items() if holds]
+    if against:
+        logger.info("no temperature is stored for %s: %s", ckpt_path, ", ".join(against))
+    return not against
 
 
 def held_out_cases(source: ClassSource, ckpt_path: str, plan: ClassPlan, part: str = "val") -> tuple[ImageCase, ...]:
@@ -226,23 +301,21 @@ def held_out_cases(source: ClassSource, ckpt_path: str, plan: ClassPlan, part: s
         source: dataset and fold.
         ckpt_path: the model.
         plan: of the model.
-        part: `val` or `test`.
+        part: `val`, `test`, or `all`.
 
     Raises:
         InputError: the model was trained on some of them or has other classes than the dataset, or there are none.
     """
-    if plan.classes != source.dataset.classes or plan.multi_label != source.dataset.multi_label:
-        raise InputError(
-            f"{ckpt_path}: was trained on the classes {', '.join(plan.classes)}, the dataset has "
-            f"{', '.join(source.dataset.classes)}. Cure: the dataset of the training, or one with its classes"
-        )
+    check_classes(source, ckpt_path, plan)
     cases = source.cases(part)
     if not cases:
         raise InputError(
             f"--part {part}: {source.dataset.root} has no such images. Cure: --part val, or a folder {part}"
         )
     names = tuple(sorted(case.name for case in cases))
-    check_held_out(Fold(source.fold.train, names), ckpt_path, source.digest)
+    for group, (trained, scored) in leaking_images(source.fold.train, names, source.groups).items():
+        logger.warning("group %s has %d images in training and %d among those scored", group, trained, scored)
+    check_held_out(Fold(source.fold.train, names), ckpt_path, source.digest, source.report.digests)
     return cases
 
 

@@ -37,7 +37,7 @@ def class_weights(cases: Sequence[Labelled], num_classes: int) -> torch.Tensor:
     """
     counts = np.bincount([label for case in cases for label in case.labels], minlength=num_classes)
     if not counts.any():
-        raise InputError("class weights: no training case has a label. Cure: another dataset, or --class_weights none")
+        raise InputError("class weights: no training case has a label. Cure: another dataset, or --class_weights []")
     present = counts > 0
     weights = np.zeros(num_classes)
     weights[present] = counts.sum() / (present.sum() * counts[present])

@@ -51,7 +51,11 @@ class KeySpec(BaseModel):
             if not fits:
                 quoted = f" (typed as \"'{value}'\" it is one)" if self.kind == ["str"] else ""
                 return f"is {value!r}, must be {' or '.join(self.kind)}{quoted}"
-        if isinstance(value, list | tuple) and not all(isinstance(v, int | float) for v in value):
+        if (
+            "any" not in self.kind
+            and isinstance(value, list | tuple)
+            and not all(isinstance(v, int | float) for v in value)
+        ):
             return f"is {value!r}, must be a list of numbers"
         if isinstance(value, int | float) and not isinstance(value, bool):
             if self.minimum is not None and value < self.minimum:

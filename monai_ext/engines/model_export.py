@@ -11,7 +11,7 @@ from torch import nn
 
 from monai_ext.datasets.classification_dataset import ImageCase
 from monai_ext.engines.class_outputs import calibration_beside
-from monai_ext.engines.class_preparation import ClassSource
+from monai_ext.engines.class_preparation import ClassSource, check_classes
 from monai_ext.engines.picture_samples import WholePictures
 from monai_ext.export.classifier import export_classifier
 from monai_ext.export.comparison import Runner
@@ -66,6 +66,7 @@ def export_model(
     Raises:
         InputError: a file differs from the network, or a package is missing; see `export_classifier`.
     """
+    check_classes(source, ckpt_path, plan)
     pictures = WholePictures(_spread(source.cases("train"), CALIBRATION_IMAGES), plan)
     images = torch.stack([pictures[i]["image"] for i in range(len(pictures))])
     fitted = calibration_beside(ckpt_path)

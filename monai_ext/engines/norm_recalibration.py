@@ -76,6 +76,8 @@ class NormRecalibration:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over batches
             norm.train()
+            for child in norm.children():  # ranges of quantisation-aware training stay
+                child.eval()
         try:
             for chosen in batches:
                 batch = default_collate([{"image": self.images[i]["image"]} for i in chosen])

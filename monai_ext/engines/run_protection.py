@@ -85,25 +85,30 @@ def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, d
         listed = "\n".join(f"  - {line}" for line in changed)
         raise InputError(
             f"{folder}: the training in this folder differs from what the present keys and data give:\n{listed}\n"
-            f"Cure: the keys of that training (perhaps --plan_file {folder / PLAN_FILE}), another --output_dir, or "
+            f"Cure: the keys of that training ({PLAN_FILE} there tells them), another --output_dir, or "
             "--overwrite True to start anew"
         )
 
 
-def record_start(folder: Path, plan: RunPlan, fold: Fold, data: str = "") -> None:
-    """Write plan and fold beside where the weights will lie."""
+def record_start(
+    folder: Path, plan: RunPlan, fold: Fold, data: str = "", contents: Mapping[str, str] | None = None
+) -> None:
+    """Write plan and fold beside where the weights will lie; of `contents`, digests by case, those trained on."""
     write_text(folder / PLAN_FILE, plan.to_json())
     names: dict[str, Any] = {"train": list(fold.train), "val": list(fold.val)}
     if data:
         names["data"] = data
+    if contents is not None:
+        names["contents"] = [contents[name] for name in fold.train]
     write_text(folder / FOLD_FILE, json.dumps(names, indent=1) + "\n")
 
 
-def check_held_out(fold: Fold, ckpt_path: str, data: str = "") -> None:
+def check_held_out(fold: Fold, ckpt_path: str, data: str = "", contents: Mapping[str, str] | None = None) -> None:
     """Make sure that a model was trained on none of a fold's validation cases.
 
     With `fold all` every case was trained on; that is said in a warning. Where `data`, a digest, differs from that of
-    the training, equal names are other cases.
+    the training, equal names are other cases; cases are then told by their content, if `contents` (digests by case)
+    are given and were recorded.
 
     Raises:
         InputError: the model was trained on some of them.
@@ -113,10 +118,11 @@ def check_held_out(fold: Fold, ckpt_path: str, data: str = "") -> None:
         logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
         return
     trained = json.loads(path.read_text(encoding="utf-8"))
+    seen = sorted(set(trained["train"]) & set(fold.val))
     if data and trained.get("data", data) != data:
         logger.info("%s was trained on another dataset", ckpt_path)
-        return
-    seen = sorted(set(trained["train"]) & set(fold.val))
+        used = set(trained.get("contents", ()))
+        seen = sorted(name for name in fold.val if contents is not None and contents.get(name) in used)
     if seen and set(trained["train"]) == set(trained["val"]):
         logger.warning("the model was trained on all cases: these scores are not of held-out cases")
     elif seen:

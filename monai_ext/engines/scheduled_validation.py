@@ -68,11 +68,10 @@ class ScheduledValidation(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_on_plateau)
         engine.add_event_handler(Events.COMPLETED, self._finish)
 
-    def _interrupted(self) -> bool:
-        return self.interruption is not None and self.interruption.unfinished
-
     def _validate_if_due(self, engine: Any) -> None:
-        if engine.state.epoch >= self.start_epoch and not self._interrupted():
+        # a session that ends on request has the time for it, one that ends by a signal has not
+        in_a_hurry = self.interruption is not None and self.interruption.received is not None
+        if engine.state.epoch >= self.start_epoch and not in_a_hurry:
             self._validate(engine)
 
     def _validate(self, engine: Any) -> None:
@@ -109,7 +108,7 @@ class ScheduledValidation(ValidationHandler):
             engine.terminate()
 
     def _finish(self, engine: Any) -> None:
-        if self._interrupted():
+        if self.interruption is not None and self.interruption.unfinished:
             return
         if self.last_iteration != engine.state.iteration:
             self._validate(engine)

@@ -44,6 +44,20 @@ def config_files() -> list[Path]:
     return []
 
 
+def component(id: str) -> Any:
+    """A part of the running config, made now: for steps that must not prepare what they may not need.
+
+    MONAI makes everything that an expression refers to before it evaluates the expression.
+
+    Raises:
+        InputError: no bundle is running.
+    """
+    workflow = running_workflow()
+    if workflow is None:
+        raise InputError(f"{id}: no running bundle. Cure: `python -m monai.bundle run`")
+    return workflow.parser.get_parsed_content(id)
+
+
 def redirect(runs: Mapping[str, str], enabled: bool = True) -> None:
     """Let run ids do what others do; for `initialize`, before anything is made.
 

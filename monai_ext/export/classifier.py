@@ -216,7 +216,7 @@ def _check_options(
     problems = Problems(f"export to {folder}")
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        problems.add(f"export_formats {list(formats)}", "are not known", f"some of {', '.join(FORMATS)}")
+        problems.add(f"--export_format {list(formats)}", "is not known", f"some of {', '.join(FORMATS)}")
     if quantize not in QUANTIZE:
         problems.add(f"quantize {quantize!r}", "is not known", f"one of {', '.join(QUANTIZE)}")
     if quantize == "ptq" and "onnx" not in formats:

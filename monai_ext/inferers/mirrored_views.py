@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from monai.inferers import SimpleInferer
 
+from monai_ext.errors import InputError
+
 
 class MirroredViews(SimpleInferer):
     """Averages class probabilities over all flips along the given axes; the result is logarithms of probabilities.
@@ -31,8 +33,17 @@ class MirroredViews(SimpleInferer):
         return [view for n in range(len(self.axes) + 1) for view in combinations(self.axes, n)]
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Map images `[B, C, *S]` to logits `[B, K]` float32."""
+        """Map images `[B, C, *S]` to logits `[B, K]` float32.
+
+        Raises:
+            InputError: an axis is none of the images'.
+        """
         views = self.views
+        if any(not 0 <= axis < inputs.ndim - 2 for axis in self.axes):
+            raise InputError(
+                f"--flip_axes {list(self.axes)}: the images have {inputs.ndim - 2} axes, from 0 on. "
+                f"Cure: {list(range(inputs.ndim - 2))} at most"
+            )
         with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bfloat16):
             outputs = [network(inputs.flip([a + 2 for a in v]) if v else inputs, *args, **kwargs) for v in views]
         logits = [output.float() for output in outputs]

@@ -35,8 +35,8 @@ class ClassificationLoss(nn.Module):
         num_classes: checked against `class_weights` if given.
 
     Raises:
-        InputError: `class_weights` are negative, all 0, not finite, or not as many as there are classes.
-        ValueError: `focal_gamma` is negative or within (0, 1).
+        InputError: `class_weights` are negative, all 0, not finite, or not as many as there are classes; `focal_gamma`
+            is negative or within (0, 1).
     """
 
     class_weights: torch.Tensor | None
@@ -50,7 +50,7 @@ class ClassificationLoss(nn.Module):
     ) -> None:
         super().__init__()
         if focal_gamma != 0 and not focal_gamma >= 1:
-            raise ValueError(f"focal_gamma must be 0 or at least 1, got {focal_gamma}")
+            raise InputError(f"--focal_gamma {focal_gamma}: must be 0 or at least 1. Cure: 2")
         self.multi_label = multi_label
         self.focal_gamma = float(focal_gamma)
         weights = None if class_weights is None else _checked_weights(class_weights, num_classes)

@@ -21,7 +21,9 @@ from monai_ext.planning.class_plan import ARCHITECTURES, ClassPlan
 STEM = "layer0.conv1.weight"
 HEAD = ("last_linear.weight", "last_linear.bias")
 COUNTER = ".num_batches_tracked"  # files older than PyTorch 0.4.1 have none, and nothing is computed from it
-NO_WEIGHTS = re.compile(r"^n_averaged$|\.input_range\.")  # count of averaged models, ranges of quantised training
+NO_WEIGHTS = re.compile(
+    r"^n_averaged$|\.(input|output)_range\."
+)  # count of averaged models, ranges of quantised training
 SPARE_CLASSES = 1001
 LEAST_SHARE = 0.5  # of the network's values; below, a file that is not taken strictly is another network's
 

@@ -81,6 +81,9 @@ def test_sessions_end_with_the_weights_of_one_training(tmp_path: Path) -> None:
     assert not (tmp_path / "cut" / "metrics.json").exists()
     second = run(tmp_path, "training", output_dir="cut", run_epochs=1, resume=True, **options)
     assert second.status == 0, second.err
+    for name in ("whole", "cut"):  # every epoch is validated, also the last of a session
+        rows = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows if "accuracy" in row] == [1, 2]
     expected = torch.load(tmp_path / "whole" / "model_final.pt", weights_only=True)
     found = torch.load(tmp_path / "cut" / "model_final.pt", weights_only=True)
     for name, tensor in expected.items():
@@ -149,6 +152,8 @@ def test_damaged_images_are_named_or_left_out(trained_class: tuple[Path, Finishe
         ({"arch": "resnet5000"}, ["--arch", "must be one of"]),
         ({"image_size": "[8]"}, ["image_size [8, 8]", "is too small"]),
         ({"fold": 3}, ["--fold_rule drawn"]),
+        ({"flip_axes": "[2]"}, ["--flip_axes [2]", "2 axes"]),
+        ({"batch_size": 1}, ["--batch_size 1", "--batch_size 2 or more"]),
     ],
 )
 def test_mistakes_end_with_one_message(tmp_path: Path, overrides: dict, parts: list[str]) -> None:

@@ -13,6 +13,7 @@ from monai_ext.engines.class_preparation import (
     IMAGENET_MEAN,
     ClassPrepared,
     held_out_cases,
+    may_calibrate,
     open_class_source,
     prepare_class,
     synthetic_plan,
@@ -85,7 +86,7 @@ def test_evaluation_refuses_what_was_trained_on_and_other_classes(folder: Path, 
         held_out_cases(drawn, model, prepared.plan)
     write_folders(folder, {"train/eel": 2, "val/eel": 1})
     more = open_class_source(str(folder), str(tmp_path / "store"))
-    with pytest.raises(InputError, match="the dataset has cat, dog, eel"):
+    with pytest.raises(InputError, match=r"the dataset has \['cat', 'dog', 'eel'\]"):
         held_out_cases(more, model, prepared.plan)
 
 
@@ -108,3 +109,43 @@ def test_plan_of_no_dataset() -> None:
     assert (plan.num_classes, plan.image_size, plan.se_ratio) == (1000, (224, 224), 0)
     with pytest.raises(InputError, match="is too small"):
         synthetic_plan("resnet50", 8)
+
+
+def test_data_from_elsewhere_are_scored_whole(folder: Path, tmp_path: Path) -> None:
+    """Without training part, with fewer classes than the model; images that were trained on are found by content."""
+    prepared = prepare(folder, tmp_path)
+    model = str(tmp_path / "run" / "model.pt")
+    other = write_folders(tmp_path / "other", {"cat": 3})
+    store = str(tmp_path / "other_store")
+    for name in ("0.png", "1.png", "2.png"):
+        write_picture(other / "cat" / name, 500 + int(name[0]))
+    source = open_class_source(str(other), store, plan=prepared.plan, part="all")
+    assert len(held_out_cases(source, model, prepared.plan, "all")) == 3
+    assert not may_calibrate(source, model, "all", False)
+    (other / "cat" / "3.png").write_bytes((folder / "train" / "cat" / "0.png").read_bytes())
+    source = open_class_source(str(other), store, plan=prepared.plan, part="all")
+    with pytest.raises(InputError, match=r"was trained on 1 of the 4 .*cat/3\.png"):
+        held_out_cases(source, model, prepared.plan, "all")
+
+
+def test_temperature_is_stored_for_own_validation_cases_in_one_view(folder: Path, tmp_path: Path) -> None:
+    prepared = prepare(folder, tmp_path)
+    model = str(tmp_path / "run" / "model.pt")
+    assert may_calibrate(prepared.source, model, "val", False)
+    assert not may_calibrate(prepared.source, model, "val", True)
+    assert not may_calibrate(prepared.source, model, "test", False)
+    everything = open_class_source(str(folder), str(tmp_path / "store"), fold="all")
+    assert not may_calibrate(everything, model, "val", False)
+
+
+def test_cross_validation_needs_drawn_folds(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--fold_rule drawn"):
+        open_class_source(str(folder), str(tmp_path / "store")).require_drawn()
+    open_class_source(str(folder), str(tmp_path / "store"), fold_rule="drawn", nfolds=2).require_drawn()
+
+
+def test_patients_on_both_sides_are_named(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepared = prepare(folder, tmp_path, {"group_by": r"name:(\d)"})
+    with caplog.at_level("WARNING"):
+        held_out_cases(prepared.source, str(tmp_path / "run" / "model.pt"), prepared.plan, "test")
+    assert "group 0 has 2 images in training and 1 among those scored" in caplog.text

@@ -113,7 +113,7 @@ def test_patience_that_ran_out_before_min_epochs_ends_training_there(tmp_path: P
 
 def test_interrupted_training_is_not_validated(tmp_path: Path) -> None:
     validator = Validator()
-    train(tmp_path, validator, epochs=2, interruption=SimpleNamespace(received=15))
+    train(tmp_path, validator, epochs=2, interruption=SimpleNamespace(received=15, unfinished=True))
     assert validator.epochs == []
     assert list(tmp_path.iterdir()) == []
 

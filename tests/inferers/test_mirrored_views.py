@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monai_ext.errors import InputError
 from monai_ext.inferers.mirrored_views import MirroredViews
 
 
@@ -22,6 +23,11 @@ def test_mean_of_probabilities(multi_label: bool) -> None:
         torch.testing.assert_close(found.sigmoid(), torch.stack([v.sigmoid() for v in views]).mean(0))
     else:
         torch.testing.assert_close(found.softmax(1), torch.stack([v.softmax(1) for v in views]).mean(0))
+
+
+def test_axis_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="2 axes"):
+        MirroredViews((2,))(torch.zeros(1, 1, 4, 4), corner)
 
 
 def test_one_view_is_the_network_itself() -> None:
