@@ -10,6 +10,7 @@ from monai_ext.datasets.classification_dataset import (
     ClassificationDataset,
     ImageCase,
     class_order,
+    other_files,
     picture_files,
     shortened,
 )
@@ -65,6 +66,9 @@ def read_class_folders(folder: str | Path, classes: Sequence[str] = ()) -> Class
             named = shortened([path.name for path in loose[part]], 3)
             where = part.name if part != folder else str(folder)
             notes.append(f"{len(loose[part])} images beside the class folders of {where} are not used: {named}")
+    others = other_files([path for _, path in folders])
+    if others:
+        notes.append(f"{len(others)} files in class folders are of kinds that are not read: {shortened(others, 3)}")
     if not cases:
         raise InputError(
             f"{folder}: the class folders hold no image. Cure: put in PNG, JPEG, TIFF, DICOM or NIfTI files"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,6 +118,17 @@ def picture_files(folder: Path, deep: bool = True) -> Iterator[Path]:
                 yield from picture_files(path)
         elif image_ending(path) or is_dicom(path):
             yield path
+
+
+def other_files(folders: Iterable[Path]) -> list[str]:
+    """Names of files in folders, and in those inside, that `picture_files` passes over; hidden ones do not count."""
+    found = []
+    for folder in folders:
+        for place, inside, names in os.walk(folder):
+            inside[:] = [name for name in inside if not name.startswith(".")]
+            paths = [Path(place, name) for name in names if not name.startswith(".")]
+            found += [path.name for path in paths if not (image_ending(path) or is_dicom(path))]
+    return sorted(found)
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:

@@ -98,3 +98,12 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
     twice = write_folders(tmp_path / "twice", {"val/a": 1, "valid/a": 1, "train/a": 1})
     with pytest.raises(InputError, match="valid: is the part 'val' as is val"):
         read_class_folders(twice)
+
+
+def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
+    folder = write_folders(tmp_path, {"cat": 2, "dog/deep": 1})
+    for name in ("cat/a.webp", "dog/deep/b.svg", "cat/.hidden"):
+        (folder / name).write_bytes(b"x")
+    dataset = read_class_folders(folder)
+    assert len(dataset.cases) == 3
+    assert dataset.notes == ("2 files in class folders are of kinds that are not read: a.webp, b.svg",)
