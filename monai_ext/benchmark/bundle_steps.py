@@ -18,15 +18,16 @@ from monai_ext.planning.class_plan import ClassPlan
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
 
-PrepareBatch = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+PrepareBatch = Callable[..., tuple[torch.Tensor, Any]]
 
 
 def image_and_label(
     batch: Mapping[str, Any], device: torch.device, non_blocking: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an engine without a `prepare_batch` of its own hands to the network and to the loss."""
-    image, label = batch[CommonKeys.IMAGE], batch[CommonKeys.LABEL]
-    return image.to(device, non_blocking=non_blocking), label.to(device, non_blocking=non_blocking)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What an engine without a `prepare_batch` of its own hands to the network and to the loss, if there is a label."""
+    label = batch.get(CommonKeys.LABEL)
+    image = batch[CommonKeys.IMAGE].to(device, non_blocking=non_blocking)
+    return image, None if label is None else label.to(device, non_blocking=non_blocking)
 
 
 def time_training(
@@ -95,7 +96,7 @@ def time_forward(
     """
     device = torch.device(device)
     first = next(iter(loader))
-    batch = {name: first[name] for name in (CommonKeys.IMAGE, CommonKeys.LABEL)}
+    batch = {name: first[name] for name in (CommonKeys.IMAGE, CommonKeys.LABEL) if name in first}
     if device.type == "cuda":
         batch = {name: value.pin_memory() for name, value in batch.items()}
     half = _cuda_half(device, about)

@@ -181,7 +181,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "turns": ({"turns": True}, lambda p: turn(p) is not None),
     "jitter": ({"jitter": 0.25}, lambda p: jitter(p) is not None),
     "quantize": ({"quantize": "qat"}, lambda p: is_fake_quantised(network(p))),
-    "quant_delay": ({"quant_delay": 5}, lambda p: handler("QuantisationStart")(p).quant_delay == 5),
+    "quant_delay": ({"quant_delay": 5}, lambda p: part("train#quantisation")(p).quant_delay == 5),
     "num_workers": ({"num_workers": 1}, lambda p: part("train#dataloader")(p).num_workers == 1),
     "log_interval": ({"log_interval": 3}, lambda p: part("train#progress")(p).log_interval == 3),
     "profile": ({"profile": "trace"}, lambda p: handler("Profile")(p).kind == "trace"),

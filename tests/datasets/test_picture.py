@@ -245,7 +245,7 @@ def test_what_does_not_fit_the_network_is_refused(tmp_path: Path, dicom_series: 
     assert "2 channels" in refused(path, 2)
     volume = np.zeros((5, 6, 7), np.float32)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "v.nii")
-    assert re.search("volume of .*--spatial_dims 3", refused(tmp_path / "v.nii", 1))
+    assert re.search("volume of .*one slice per file", refused(tmp_path / "v.nii", 1))
     assert "holds 1 channels, the network takes 2" in refused(tmp_path / "v.nii", 2, 3)
     assert "not 1" in refused(path, 3, 1)
 
