@@ -85,7 +85,7 @@ def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, d
         listed = "\n".join(f"  - {line}" for line in changed)
         raise InputError(
             f"{folder}: the training in this folder differs from what the present keys and data give:\n{listed}\n"
-            f"Cure: the keys of that training (nnunet: perhaps --plan_file {folder / PLAN_FILE}), another --output_dir, "
+            f"Cure: the keys of that training (nnunet: or --plan_file {folder / PLAN_FILE}), another --output_dir, "
             "or --overwrite True to start anew"
         )
 
