@@ -26,6 +26,12 @@ OPS = (
     "spline_resample",
     "batch_norm_act",
     "se_gate",
+    "nms",
+    "roi_align",
+    "match_anchors",
+    "decode_proposals",
+    "mask_targets",
+    "paste_masks",
 )
 FORMS = ("auto", "torch", "c++", "triton")
 _MODULES = {"torch": "reference", "c++": "cpu", "triton": "cuda"}

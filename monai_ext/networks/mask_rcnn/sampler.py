@@ -1,0 +1,78 @@
+"""Which anchors or regions of an image count in a training step."""
+
+from __future__ import annotations
+
+import torch
+
+
+class BalancedSampler:
+    """Draw a fixed number, a limited part of it positive; negatives take the places that positives leave empty.
+
+    Ren et al. 2015 (256 anchors, half of them positive at most), Girshick 2015 (512 regions, a quarter at most).
+    Where negatives are short, fewer are drawn.
+
+    Args:
+        size: drawn from an image, at least 1.
+        positive_fraction: largest part of `size` that may be positive, from 0 to 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(self, size: int = 256, positive_fraction: float = 0.5) -> None:
+        if size < 1:
+            raise ValueError(f"sampler: the size must be at least 1, got {size}")
+        if not 0 <= positive_fraction <= 1:
+            raise ValueError(f"sampler: the positive fraction must be from 0 to 1, got {positive_fraction}")
+        self.size, self.positive_fraction = int(size), float(positive_fraction)
+
+    @property
+    def most_positives(self) -> int:
+        """Largest number of positives."""
+        return int(self.size * self.positive_fraction)
+
+    def __call__(
+        self, states: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw without replacement, each with the same chance.
+
+        Args:
+            states: `[A]`, 1 positive, 0 negative, anything else is never drawn (int8 as `match_anchors` returns it).
+            generator: of any device; a generator on the CPU draws the same for states on every device. None: torch's.
+
+        Returns:
+            indices of the positives `[P]` and of the negatives `[Q]`, int64, ascending, on the device of `states`.
+
+        Raises:
+            ValueError: states are not a vector.
+        """
+        if states.ndim != 1:
+            raise ValueError(f"sampler: states must be a vector, got {tuple(states.shape)}")
+        positives, negatives = (states == 1).nonzero()[:, 0], (states == 0).nonzero()[:, 0]
+        positives = _some(positives, self.most_positives, generator)
+        return positives, _some(negatives, self.size - positives.numel(), generator)
+
+
+def _some(indices: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
+    """`count` of the indices, or all where there are no more."""
+    if indices.numel() <= count:
+        return indices
+    device = indices.device if generator is None else generator.device
+    chosen = _chosen(indices.numel(), count, generator, device).to(indices.device)
+    return indices[chosen].sort().values
+
+
+def _chosen(size: int, count: int, generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
+    """`count` of the numbers below `size`, none twice."""
+    if size >= 16 * count:
+        # a few hundred of 250,000: the first different ones of a series are as random, and much less work
+        drawn = torch.randint(size, (2 * count,), generator=generator, device=device)
+        ordered, places = drawn.sort(stable=True)
+        is_first = torch.ones_like(ordered, dtype=torch.bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        firsts = places[is_first].sort().values[:count]
+        if firsts.numel() == count:
+            return drawn[firsts]
+    # float64, since of many keys of 24 bits some would be equal
+    keys = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+    return keys.topk(count, sorted=False).indices
