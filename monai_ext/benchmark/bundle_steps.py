@@ -18,7 +18,7 @@ from monai_ext.planning.class_plan import ClassPlan
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
 
-PrepareBatch = Callable[..., tuple[torch.Tensor, Any]]
+PrepareBatch = Callable[..., tuple[Any, ...]]
 
 
 def image_and_label(
@@ -49,7 +49,7 @@ def time_training(
     Args:
         loader: endless batches of `image` and `label`.
         network, loss, optimizer, inferer: as the trainer has them.
-        columns: `plan_columns` or `slice_columns`.
+        columns: those that the plan gives, such as `plan_columns`.
         device: where the network is.
         warmup_steps, bench_batches: not timed, timed.
         about: columns of the result row; `amp` and `amp_dtype` decide the precision on CUDA.
@@ -64,10 +64,11 @@ def time_training(
 
     def step() -> None:
         batch = next(batches)
-        images, labels = prepare_batch(batch, device, True)
+        images, labels, *rest = prepare_batch(batch, device, True)
+        args, kwargs = rest if rest else ((), {})
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", half, enabled=half is not None):
-            value = loss(inferer(images, network), labels)
+            value = loss(inferer(images, network, *args, **kwargs), labels)
         scaler.scale(value).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -105,7 +106,7 @@ def time_forward(
     @torch.inference_mode()
     def step() -> None:
         with torch.autocast("cuda", half, enabled=half is not None):
-            images, _ = prepare_batch(batch, device, True)
+            images, *_ = prepare_batch(batch, device, True)
             inferer(images, network).float().softmax(1).argmax(1)
 
     timing = time_steps(step, device, len(batch[CommonKeys.IMAGE]), warmup_steps, bench_batches)

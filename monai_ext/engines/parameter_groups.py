@@ -23,6 +23,7 @@ def parameter_groups(
     decay_biases: bool = False,
     layer_decay: float = 1.0,
     freeze: str = "none",
+    bias_rate: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups for `make_optimizer`, with their learning rate, weight decay and a name.
 
@@ -39,6 +40,7 @@ def parameter_groups(
         layer_decay: the rate of a part is `learning_rate * layer_decay ** (parts above it)`; 1: one rate (layer-wise
             rates: Howard and Ruder 2018).
         freeze: `none`, `stem`, `stage1` to `stage4`, see `frozen_parts`.
+        bias_rate: factor of the learning rate of all biases (Detectron and NVIDIA's Mask R-CNN: 2).
 
     Returns:
         dictionaries with `params`, `lr`, `weight_decay`, `name` (`depth 2, decayed`), from the input to the output.
@@ -53,13 +55,15 @@ def parameter_groups(
         problems.add(f"--learning_rate {learning_rate}", "must be above 0", "0.01")
     if not weight_decay >= 0:
         problems.add(f"--weight_decay {weight_decay}", "must be at least 0", "6.1e-5")
+    if not bias_rate > 0:
+        problems.add(f"--bias_rate {bias_rate}", "must be above 0", "1")
     problems.raise_if_any()
 
     network = unwrapped(network)
     for part in frozen_parts(network, freeze):
         part.requires_grad_(False)
     above = 1 + max((int(m[1]) for name, _ in network.named_children() if (m := DEPTH.match(name))), default=-1)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, bool, bool], dict[str, Any]] = {}
     seen: set[int] = set()
     for module_name, module in network.named_modules():
         match = DEPTH.match(module_name)
@@ -71,16 +75,16 @@ def parameter_groups(
             is_bias = name.rpartition(".")[2] == "bias"
             decayed = not isinstance(module, NORM_TYPES) and (decay_biases or not is_bias)
             # one rate needs no group per depth: fused optimisers launch once per group
-            key = (depth if layer_decay < 1 else above, decayed)
+            key = (depth if layer_decay < 1 else above, decayed, is_bias and bias_rate != 1)
             groups.setdefault(key, {"params": []})["params"].append(parameter)
     if not groups:
         raise InputError(f"--freeze {freeze}: nothing is left to train. Cure: --freeze stage3 or less")
-    for (depth, decayed), group in groups.items():
-        group["lr"] = learning_rate * layer_decay ** (above - depth)
+    for (depth, decayed, is_bias), group in groups.items():
+        group["lr"] = learning_rate * layer_decay ** (above - depth) * (bias_rate if is_bias else 1.0)
         group["weight_decay"] = weight_decay if decayed else 0.0
         where = f"depth {depth}, " if layer_decay < 1 else ""
-        group["name"] = f"{where}{'decayed' if decayed else 'not decayed'}"
-    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1]))]
+        group["name"] = f"{where}{'decayed' if decayed else 'not decayed'}{', biases' if is_bias else ''}"
+    return [groups[key] for key in sorted(groups, key=lambda key: (key[0], not key[1], key[2]))]
 
 
 def describe_groups(groups: list[dict[str, Any]]) -> str:

@@ -127,3 +127,11 @@ def test_steps_of_the_optimiser_follow_the_groups(shape: nn.Module) -> None:
         depth = 5 if name.startswith("last") else int(name[5])
         factor = 1 - 0.1 * 0.5 ** (5 - depth) * 0.01 if p.ndim > 1 else 1.0
         torch.testing.assert_close(p.detach(), before[name] * factor, rtol=1e-6, atol=1e-9)  # float32
+
+
+def test_biases_learn_at_their_own_rate(shape: nn.Module) -> None:
+    decayed, kept, biases = parameter_groups(shape, 0.1, 6e-5, bias_rate=2.0)
+    assert (decayed["lr"], kept["lr"], biases["lr"]) == (0.1, 0.1, 0.2)
+    assert names_of(shape, biases["params"]) == {n for n, _ in shape.named_parameters() if n.endswith("bias")}
+    with pytest.raises(InputError, match="--bias_rate 0"):
+        parameter_groups(shape, 0.1, 6e-5, bias_rate=0.0)
