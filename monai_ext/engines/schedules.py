@@ -28,9 +28,11 @@ class ProgressSchedule:
         factor: of `multistep` and `plateau`.
         milestones: of `multistep`; up to 1 a share of the budget, above 1 a number of epochs done.
         patience: of `plateau`, in validations.
+        warmup_start: learning rate of the first step of the warm-up divided by its peak.
 
     Raises:
-        InputError: `kind` is unknown, or a milestone is negative or no whole number of epochs.
+        InputError: `kind` is unknown, a milestone is negative or no whole number of epochs, or `warmup_start` is no
+            share.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ProgressSchedule:
         factor: float = 0.3,
         milestones: Sequence[float] = (0.5, 0.75),
         patience: int = 10,
+        warmup_start: float = 0.0,
     ) -> None:
         problems = Problems("learning rate schedule")
         if kind not in SCHEDULES:
@@ -49,6 +52,8 @@ class ProgressSchedule:
             if milestone < 0 or (milestone > 1 and milestone != int(milestone)):
                 rule = "is neither a share of training (0 to 1) nor a whole number of epochs"
                 problems.add(f"--lr_steps {list(milestones)}", f"{milestone} {rule}", "as in [0.5,0.75] or [100,150]")
+        if not 0 <= warmup_start <= 1:
+            problems.add(f"start of the warm-up, {warmup_start} of the peak", "must be a share", "0 to 1")
         problems.raise_if_any()
         self.optimizer = optimizer
         self.kind = kind
@@ -56,6 +61,7 @@ class ProgressSchedule:
         self.factor = factor
         self.milestones = tuple(milestones)
         self.patience = patience
+        self.warmup_start = warmup_start
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self.reductions = 0
         self.best = -math.inf
@@ -64,7 +70,8 @@ class ProgressSchedule:
     def scale(self, progress: float, epochs: float = 0.0) -> float:
         """Learning rate divided by its peak at `progress`, with that many epochs done."""
         p = min(max(progress, 0.0), 1.0)
-        rise = min(1.0, p / self.warmup) if self.warmup > 0 else 1.0
+        risen = min(1.0, p / self.warmup) if self.warmup > 0 else 1.0
+        rise = self.warmup_start + (1 - self.warmup_start) * risen
         rest = max(0.0, p - self.warmup) / max(1e-12, 1.0 - self.warmup)
         if self.kind == "poly":
             return rise * (1 - rest) ** 0.9

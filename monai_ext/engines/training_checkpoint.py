@@ -64,6 +64,7 @@ class TrainingCheckpoint:
         stream: sample stream to continue.
         resume: go on from `last.pt` if there is one.
         options: keys that shape the course of training; a resumed training must have the same.
+        save_interval: steps between further saves within epochs; 0 for none.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class TrainingCheckpoint:
         stream: SampleStream,
         resume: bool = False,
         options: Mapping[str, Any] | None = None,
+        save_interval: int = 0,
     ) -> None:
         self.path = Path(folder) / "last.pt"
         self.plan = plan
         self.parts = parts
         self.stream = stream
         self.resume = resume
+        self.save_interval = save_interval
         self.options = {name: repr(value) for name, value in (options or {}).items()}
         self._scaler_state: dict[str, Any] | None = None
         found = [path for path in (self.path, *(Path(folder) / name for name in MODELS)) if path.exists()]
@@ -94,6 +97,8 @@ class TrainingCheckpoint:
         if self.resume:
             self._restore(engine)
         engine.add_event_handler(Events.STARTED, self._restore_scaler)
+        if self.save_interval > 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.save_interval), self.save)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
 

@@ -43,6 +43,13 @@ def test_rate_reaches_zero_at_the_end(kind: str) -> None:
     assert all(it.scale(p / 100) >= it.scale((p + 1) / 100) for p in range(10, 100))
 
 
+def test_warmup_may_start_above_zero() -> None:
+    it = schedule("none", warmup=0.2, warmup_start=0.25)
+    assert [it.scale(p) for p in (0.0, 0.1, 0.2, 0.9)] == pytest.approx([0.25, 0.625, 1.0, 1.0])
+    with pytest.raises(InputError, match="start of the warm-up"):
+        schedule("none", warmup_start=2.0)
+
+
 def test_plateau_reduces_after_patience_and_survives_a_restart() -> None:
     it = schedule("plateau", patience=1, factor=0.5)
     for metric in (0.5, 0.4, 0.4, 0.6, 0.5, 0.5):

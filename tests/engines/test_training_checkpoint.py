@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine as IgniteEngine
+from ignite.engine import Events
 
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.engines.training_checkpoint import TrainingCheckpoint, load_tensors, load_weights
@@ -37,6 +39,17 @@ def test_network_and_position_come_back(tmp_path: Path) -> None:
     it.attach(trainer)
     torch.testing.assert_close(fresh.weight, trained.weight)
     assert (trainer.state.iteration, trainer.state.epoch, it.stream.first_step) == (24, 2, 24)
+
+
+def test_saves_within_an_epoch_on_request(tmp_path: Path) -> None:
+    saved: list[int] = []
+    trainer = IgniteEngine(lambda *_: None)
+    trainer.scaler = None  # type: ignore[attr-defined]
+    it = handler(tmp_path, torch.nn.Linear(2, 2), save_interval=3)
+    it.save = lambda e: saved.append(e.state.iteration)  # type: ignore[method-assign]
+    it.attach(trainer)
+    trainer.run(range(7), max_epochs=1)
+    assert sorted(set(saved)) == [3, 6, 7]
 
 
 def test_existing_training_is_not_overwritten_unasked(tmp_path: Path) -> None:
