@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine as IgniteEngine
-from ignite.engine import Events
 
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.engines.training_checkpoint import TrainingCheckpoint, load_tensors, load_weights
