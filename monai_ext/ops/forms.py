@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +37,7 @@ FORMS = ("auto", "torch", "c++", "triton")
 _MODULES = {"torch": "reference", "c++": "cpu", "triton": "cuda"}
 _FORM_OF = {"cpu": "c++", "cuda": "triton"}
 _forced = "auto"
+_plain: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,19 @@ def choose(form: str) -> None:
     _forced = form
 
 
+def choose_for(fused: Mapping[str, bool]) -> None:
+    """Where `auto` is chosen, let single ops run as plain torch (False) or in their best form, until the next call.
+
+    Raises:
+        InputError: unknown op.
+    """
+    global _plain
+    unknown = sorted(set(fused) - set(OPS))
+    if unknown:
+        raise InputError(f"fused ops: unknown names {unknown}. Cure: some of {', '.join(OPS)}")
+    _plain = frozenset(op for op, is_fused in fused.items() if not is_fused)
+
+
 def chosen() -> str:
     """The form that was chosen last; `auto` at the start."""
     return _forced
@@ -97,6 +111,8 @@ def implementation(op: str, device: torch.device) -> ModuleType:
     Where a faster form exists but cannot be had (no compiler, no Triton), or fails its check on this machine at first
     use, the reference serves and a warning is logged once.
     """
+    if _forced == "auto" and op in _plain:
+        return import_module(f"monai_ext.ops.{op}.reference")
     if _forced == "auto":
         return _automatic(op, device.type)
     module, why = _load(op, _forced)

@@ -141,5 +141,21 @@ def test_unknown_form_is_refused() -> None:
         forms.choose("fast")
 
 
+def test_single_ops_may_be_plain_torch() -> None:
+    cpu = torch.device("cpu")
+    fused = forms.implementation("match_anchors", cpu)
+    try:
+        forms.choose_for({"nms": False, "match_anchors": True})
+        assert forms.implementation("nms", cpu).__name__ == "monai_ext.ops.nms.reference"
+        assert forms.implementation("match_anchors", cpu) is fused
+        with forms.forced("torch"):
+            assert forms.implementation("match_anchors", cpu).__name__.endswith("reference")
+        with pytest.raises(InputError, match=r"nmss"):
+            forms.choose_for({"nmss": False})
+    finally:
+        forms.choose_for({})
+    assert forms.implementation("nms", cpu) is not forms.import_module("monai_ext.ops.nms.reference")
+
+
 def test_other_devices_run_plain_torch() -> None:
     assert forms.implementation("instance_norm_act", SimpleNamespace(type="mps")).__name__.endswith(".reference")  # type: ignore[arg-type]
