@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from monai_ext.benchmark.commands import BenchmarkCommands
 from monai_ext.datasets.dataset_commands import DatasetCommands
@@ -37,6 +38,19 @@ class Commands:
         from monai_ext.ops.forms import describe_forms
 
         print(format_table([asdict(form) for form in describe_forms()], ("op", "device", "form", "why"), left=4))
+
+    def anchors(self, dataset: str, **options: Any) -> None:
+        """Print sizes of a dataset's objects, how anchors of a Mask R-CNN fit them, and a proposal for its config.
+
+        Args:
+            dataset: folder in COCO's layout, or with images and label maps.
+            options: --scale 2, --fit 832,1344, --stem_stride 1, --sizes "[[12,16],...]" to compare, --aspect_ratios,
+                --canonical_size, --anchor_offset, --round_anchors, --select type=fluorescence, --part all, --layout,
+                --skip_broken, --write FILE.json for the proposal.
+        """
+        from monai_ext.planning.anchor_command import print_anchors
+
+        print_anchors(str(dataset), options)
 
     def record(self, run: str, results: str, command: str, recipe: str = "train.json") -> None:
         """Append a finished training and its evaluation to a result file (CSV).

@@ -11,7 +11,6 @@ import torch
 from monai.utils.enums import CommonKeys
 
 from monai_ext.benchmark.benchmark_results import append_benchmark, benchmark_row, format_benchmark, published_figures
-from monai_ext.benchmark.synthetic_batches import SyntheticBatches
 from monai_ext.benchmark.timing import Timing, peak_memory_mib, time_steps
 from monai_ext.errors import InputError
 from monai_ext.planning.class_plan import ClassPlan
@@ -58,7 +57,7 @@ def time_training(
     """
     device = torch.device(device)
     batches = iter(loader)
-    half = _cuda_half(device, about)
+    half = cuda_half(device, about)
     scaler = torch.amp.GradScaler("cuda", enabled=half == torch.float16)
     network.train()
 
@@ -74,8 +73,8 @@ def time_training(
         scaler.update()
 
     timing = time_steps(step, device, columns["batch_size"], warmup_steps, bench_batches)
-    loading = "" if isinstance(loader, SyntheticBatches) else ", loader included"
-    _report("train", timing, columns, device, {"data": f"{columns['data']}{loading}", **about}, results_file)
+    loading = "" if getattr(loader, "is_synthetic", False) else ", loader included"
+    report("train", timing, columns, device, {"data": f"{columns['data']}{loading}", **about}, results_file)
     return timing
 
 
@@ -100,7 +99,7 @@ def time_forward(
     batch = {name: first[name] for name in (CommonKeys.IMAGE, CommonKeys.LABEL) if name in first}
     if device.type == "cuda":
         batch = {name: value.pin_memory() for name, value in batch.items()}
-    half = _cuda_half(device, about)
+    half = cuda_half(device, about)
     network.eval()
 
     @torch.inference_mode()
@@ -110,7 +109,7 @@ def time_forward(
             inferer(images, network).float().softmax(1).argmax(1)
 
     timing = time_steps(step, device, len(batch[CommonKeys.IMAGE]), warmup_steps, bench_batches)
-    _report("predict", timing, columns, device, {"data": f"{columns['data']}, no loader", **about}, results_file)
+    report("predict", timing, columns, device, {"data": f"{columns['data']}, no loader", **about}, results_file)
     return timing
 
 
@@ -138,7 +137,7 @@ def time_inference(
     if isinstance(volumes, Sized) and not len(volumes):
         raise InputError("inference_benchmark: the fold has no validation cases. Cure: another --fold")
     cases = cycle(volumes)
-    half = _cuda_half(device, about)
+    half = cuda_half(device, about)
     network.eval()
 
     @torch.inference_mode()
@@ -147,7 +146,7 @@ def time_inference(
             inferer.segment(next(cases)[CommonKeys.IMAGE].to(device), network)
 
     timing = time_steps(step, device, 1, warmup_steps, bench_batches)
-    _report("predict", timing, columns, device, {"data": f"{columns['data']}, whole cases", **about}, results_file)
+    report("predict", timing, columns, device, {"data": f"{columns['data']}, whole cases", **about}, results_file)
     return timing
 
 
@@ -193,11 +192,11 @@ def class_columns(plan: ClassPlan, batch_size: int) -> dict[str, Any]:
     }
 
 
-def _cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | None:
+def cuda_half(device: torch.device, about: Mapping[str, Any]) -> torch.dtype | None:
     return getattr(torch, about["amp_dtype"]) if device.type == "cuda" and about["amp"] else None
 
 
-def _report(
+def report(
     mode: str,
     timing: Timing,
     given: Mapping[str, Any],
@@ -225,7 +224,11 @@ def _report(
 
 
 # network at full width and size, of which there are published figures
-PUBLISHED_SIZES = {"unet_em bundle": (64, (572, 572)), "se_resnext101 bundle, se-resnext101-32x4d": (64, (224, 224))}
+PUBLISHED_SIZES = {
+    "unet_em bundle": (64, (572, 572)),
+    "se_resnext101 bundle, se-resnext101-32x4d": (64, (224, 224)),
+    "mask_rcnn bundle, resnet50": (64, (832, 1344)),
+}
 
 
 def _is_published(given: Mapping[str, Any]) -> bool:

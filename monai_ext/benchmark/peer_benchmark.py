@@ -151,8 +151,10 @@ def _line(row: PeerRow, side: str, timing: Interleaved, peaks: dict[str, float],
     line["n"] = len(timing.seconds[side])
     line["peak_mib"] = f"{peaks[side]:.0f}" if side in peaks else ""
     if side != OURS:
-        ratio, target = timing.ratio(side, OURS), row.targets[side]
-        line |= {"ratio": f"{ratio:.3g}", "target_ratio": target, "reached": "yes" if ratio >= target else "no"}
+        ratio, target = timing.ratio(side, OURS), row.targets.get(side)
+        line["ratio"] = f"{ratio:.3g}"
+        if target is not None:
+            line |= {"target_ratio": target, "reached": "yes" if ratio >= target else "no"}
     return line
 
 
@@ -168,9 +170,12 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def median_ratios(rows: Sequence[dict[str, str]]) -> dict[tuple[str, str], tuple[float, float]]:
-    """(work, peer) to ratio and target, in the order of first appearance; repeated runs by their median."""
+    """(work, peer) to ratio and target, in the order of first appearance; repeated runs by their median.
+
+    Peers without a target are left out.
+    """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
-        if row["ratio"]:
+        if row["ratio"] and row["target_ratio"]:
             found.setdefault((row["work"], row["side"]), []).append((float(row["ratio"]), float(row["target_ratio"])))
     return {key: (median(r for r, _ in values), values[-1][1]) for key, values in found.items()}

@@ -19,6 +19,8 @@ class SyntheticBatches:
         seed: of the values.
     """
 
+    is_synthetic = True
+
     def __init__(self, plan: ClassPlan, batch_size: int, seed: int = 0) -> None:
         random = torch.Generator().manual_seed(seed)
         size = (batch_size, plan.channels, *plan.image_size)

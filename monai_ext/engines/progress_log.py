@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,8 +29,8 @@ def duration(seconds: float | None) -> str:
 
 
 def score_title(name: str) -> str:
-    """`mean Dice` for the metric `mean_dice`, `Dice` for `dice`."""
-    return name.replace("_", " ").replace("dice", "Dice")
+    """`mean Dice` for the metric `mean_dice`, `Dice` for `dice`, `mask AP50` for `mask_ap50`."""
+    return re.sub(r"\bap(?=\d*\b)", "AP", name.replace("_", " ").replace("dice", "Dice"))
 
 
 class ProgressLog:

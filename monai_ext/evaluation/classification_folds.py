@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai_ext.atomic_files import write_text
 from monai_ext.evaluation.classification_table import TITLES
+from monai_ext.evaluation.fold_scores import fold_scores_table, summarize_scores, write_fold_scores
 
 
 def summarize_class_folds(summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,69 +30,17 @@ def summarize_class_folds(summaries: Mapping[int, Mapping[str, Any]]) -> dict[st
         }
         for fold, summary in summaries.items()
     }
-    columns = {name: [scores[name] for scores in folds.values()] for name in (*names, "calibration_error")}
-    classes = dict.fromkeys(name for summary in summaries.values() for name in summary["classes"])
-    recalls = {
-        name: [summary["classes"][name]["sensitivity"] for summary in summaries.values() if name in summary["classes"]]
-        for name in classes
-    }
-    return {
-        "num_folds": len(folds),
-        "folds": folds,
-        "mean": {name: _mean(values) for name, values in columns.items()},
-        "std": {name: _deviation(values) for name, values in columns.items()},
-        "sensitivity": {name: _mean(values) for name, values in recalls.items()},
-    }
+    recalls = [
+        {name: scores["sensitivity"] for name, scores in summary["classes"].items()} for summary in summaries.values()
+    ]
+    return summarize_scores(folds, (*names, "calibration_error"), "sensitivity", recalls)
 
 
 def class_fold_table(result: Mapping[str, Any]) -> str:
     """Markdown table: a row per fold, one of mean and deviation; below it the sensitivity per class."""
-    names = list(result["mean"])
-    rows = [["fold", "cases", *(_title(name) for name in names)]]
-    for fold, scores in result["folds"].items():
-        rows.append([fold, str(scores["cases"]), *(_text(scores[name]) for name in names)])
-    spread = [f"{_text(result['mean'][name])} ± {_text(result['std'][name])}" for name in names]
-    rows.append(["mean ± std", "", *spread])
-    recall = ", ".join(f"{name} {_text(value)}" for name, value in result["sensitivity"].items())
-    return f"{_markdown(rows)}\n\nmean sensitivity: {recall}"
+    return fold_scores_table(result, TITLES, "sensitivity")
 
 
 def write_class_fold_table(folder: Path, result: Mapping[str, Any]) -> None:
     """Write `cross_validation.json`, `.csv` (a row per fold) and `.md`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ("fold", "cases", *result["mean"]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"fold": fold, **scores} for fold, scores in result["folds"].items())
-    writer.writerows({"fold": name, "cases": "", **result[name]} for name in ("mean", "std"))
-    content = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False)
-    write_text(folder / "cross_validation.json", content + "\n")
-    write_text(folder / "cross_validation.csv", text.getvalue())
-    write_text(folder / "cross_validation.md", class_fold_table(result) + "\n")
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name.replace("_", " "))
-
-
-def _defined(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None and math.isfinite(value)]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    defined = _defined(values)
-    return statistics.fmean(defined) if defined else None
-
-
-def _deviation(values: Sequence[float | None]) -> float | None:
-    defined = _defined(values)
-    return statistics.pstdev(defined) if defined else None
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "| " + " | ".join("-" * w for w in widths) + " |", *lines[1:]])
+    write_fold_scores(folder, result, class_fold_table(result))

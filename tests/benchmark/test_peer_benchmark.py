@@ -84,6 +84,16 @@ def test_row_compares_with_the_target(monkeypatch):
     assert remarks == ["sliding_window_3: no third: not installed"]
 
 
+def test_peer_without_a_target_has_a_ratio_only(monkeypatch, tmp_path: Path):
+    tasks = {OURS: Task(lambda: None), "beside": Task(lambda: None)}
+    monkeypatch.setattr(PeerRow, "build", lambda self, **_: Work(tasks=tasks))
+    monkeypatch.setattr(peer_benchmark, "time_interleaved", lambda *_, **__: Interleaved({OURS: (1,), "beside": (2,)}))
+    lines, _ = measure_row(_row(), 1, {})
+    assert (lines[1]["ratio"], lines[1]["target_ratio"], lines[1]["reached"]) == ("2", "", "")
+    append_rows(tmp_path / "peers.csv", lines, COLUMNS)
+    assert peer_benchmark.median_ratios(read_rows(tmp_path / "peers.csv", COLUMNS)) == {}
+
+
 def test_slow_peer_is_called_once_in_the_process_that_measures_memory(monkeypatch):
     tasks = {OURS: Task(lambda: None), "slow": Task(lambda: pytest.fail("called here"))}
     monkeypatch.setattr(PeerRow, "build", lambda self, **_: Work(tasks=tasks))

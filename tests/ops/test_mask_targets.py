@@ -25,13 +25,14 @@ def disc_map(height: int, width: int, count: int, seed: int = 0) -> torch.Tensor
     return labels
 
 
-def roi_align_mean(mask: torch.Tensor, box: list[float], size: int, sampling: int) -> torch.Tensor:
+def roi_align_mean(plane: torch.Tensor, box: list[float], size: int, sampling: int) -> torch.Tensor:
     """RoIAlign of one plane `[H, W]`, aligned, sample by sample as its definition reads."""
-    height, width = mask.shape
+    height, width = plane.shape
+    mask = plane.tolist()
     x0, y0, x1, y1 = (edge - 0.5 for edge in box)
     nx = sampling or math.ceil((x1 - x0) / size)
     ny = sampling or math.ceil((y1 - y0) / size)
-    out = torch.zeros(size, size, dtype=torch.float64)
+    out = [[0.0] * size for _ in range(size)]
     for p in range(size):
         for q in range(size):
             for i in range(ny):
@@ -44,11 +45,11 @@ def roi_align_mean(mask: torch.Tensor, box: list[float], size: int, sampling: in
                     top, left = int(y), int(x)
                     low, right = min(top + 1, height - 1), min(left + 1, width - 1)
                     fy, fx = y - top, x - left
-                    out[p, q] += (1 - fy) * ((1 - fx) * mask[top, left] + fx * mask[top, right]) + fy * (
-                        (1 - fx) * mask[low, left] + fx * mask[low, right]
+                    out[p][q] += (1 - fy) * ((1 - fx) * mask[top][left] + fx * mask[top][right]) + fy * (
+                        (1 - fx) * mask[low][left] + fx * mask[low][right]
                     )
-            out[p, q] /= max(nx * ny, 1)
-    return out
+            out[p][q] /= max(nx * ny, 1)
+    return torch.tensor(out, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -10,6 +10,7 @@ from typing import Any
 from monai_ext.benchmark.peers import (
     classifier_inference,
     classifier_training,
+    detection_ops,
     mirrored_inference,
     sliding_window,
     training_step,
@@ -69,6 +70,11 @@ _AUGMENTATION_128_TARGETS = {"MONAI": 13.9, NNUNET: 12.8}
 _TRAINING_TARGETS = {training_step.EAGER: round(1 / 0.88, 3), training_step.COMPILED: round(1 / 0.95, 3)}
 _SMALL_CLASSIFIER = {"edge": 32, "layers": [1, 1, 1, 1], "classes": 5}
 _CLASSIFIER_TARGETS = {classifier_inference.MONAI: round(1 / 0.85, 3)}
+# 3 ms where the peers took 504 and 9.0; 8 and 80 ms (with the gradient) where torchvision took 218 and 742
+_NMS_TARGETS = {detection_ops.MONAI: 168.0, detection_ops.TORCHVISION: 3.0}
+_ROI_ALIGN_TARGETS = {detection_ops.TORCHVISION: 27.2}
+_ROI_ALIGN_GRADIENT_TARGETS = {detection_ops.TORCHVISION: 9.3}
+_SMALL_MAP = {"op": "roi_align", "boxes": 5, "channels": 4, "size": [16, 20], "bins": 3}
 _BLENDING_TARGETS = {sliding_window.MONAI: round(1 / 0.75, 3)}
 
 
@@ -201,5 +207,24 @@ ROWS = (
         {},
         on_device=True,
         only_cuda=True,
+    ),
+    PeerRow("nms_2000", "detection_ops", {}, {"boxes": 50}, _NMS_TARGETS, threads=2, on_device=True),
+    PeerRow(
+        "roi_align_512",
+        "detection_ops",
+        {"op": "roi_align", "boxes": 512},
+        _SMALL_MAP,
+        _ROI_ALIGN_TARGETS,
+        threads=2,
+        on_device=True,
+    ),
+    PeerRow(
+        "roi_align_512_gradient",
+        "detection_ops",
+        {"op": "roi_align", "boxes": 512, "gradient": True},
+        {**_SMALL_MAP, "gradient": True},
+        _ROI_ALIGN_GRADIENT_TARGETS,
+        threads=2,
+        on_device=True,
     ),
 )

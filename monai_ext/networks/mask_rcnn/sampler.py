@@ -52,6 +52,30 @@ class BalancedSampler:
         positives = _some(positives, self.most_positives, generator)
         return positives, _some(negatives, self.size - positives.numel(), generator)
 
+    def batch(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw from every row as `__call__` does, in fixed shapes: a device need not be waited for.
+
+        Args:
+            states: `[B, A]`, 1 positive, 0 negative, anything else is never drawn. Torch's generator of their device
+                decides.
+
+        Returns:
+            indices `[B, S]` int64 and what was drawn `[B, S]` int8: 1 positive, 0 negative, -1 nothing. Positives come
+            first in every row. S is `size`, or A where that is less.
+
+        Raises:
+            ValueError: states are not a matrix.
+        """
+        if states.ndim != 2:
+            raise ValueError(f"sampler: states must be a matrix, got {tuple(states.shape)}")
+        count = states.shape[1]
+        keys = torch.rand(states.shape, device=states.device)
+        ranks = torch.where(states == 0, keys, -1.0)
+        best, chosen = torch.where(states == 1, keys, -1.0).topk(min(self.most_positives, count), dim=1)
+        ranks.scatter_(1, chosen, torch.where(best >= 0, best + 1, ranks.gather(1, chosen)))
+        ranks, indices = ranks.topk(min(self.size, count), dim=1)
+        return indices, torch.where(ranks >= 1, 1, torch.where(ranks >= 0, 0, -1)).to(torch.int8)
+
 
 def _some(indices: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
     """`count` of the indices, or all where there are no more."""

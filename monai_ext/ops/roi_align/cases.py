@@ -10,7 +10,8 @@ import torch
 from monai_ext.ops.case import Case
 
 ROUNDED = (
-    "bfloat16 keeps 8 bits: inputs are exact in it, the output and the gradient are rounded (interpreted Triton cuts)"
+    "bfloat16 keeps 8 bits: inputs are exact in it; outputs, gradients of them and of maps are rounded (interpreted "
+    "Triton cuts)"
 )
 SUMS = "many regions add to a pixel, and their number times float32's rounding is what remains"
 
@@ -92,16 +93,17 @@ def _with_nan(x: torch.Tensor) -> torch.Tensor:
 ODD = [
     [0.0, -20.0, -20.0, -10.0, -10.0],
     [0.0, 30.0, 2.0, 40.0, 6.0],
-    [1.0, -3.0, -2.0, 15.0, 11.0],
-    [1.0, 0.0, 0.0, 12.0, 8.0],
-    [0.0, 11.5, 7.5, 12.5, 8.5],
-    [0.0, 4.0, 3.0, 4.0, 3.0],
-    [0.0, 3.0, 2.0, 3.25, 2.5],
-    [1.0, 9.0, 6.0, 2.0, 1.0],
+    [1.0, -2.5, -1.5, 7.5, 3.5],
+    [1.0, 0.0, 0.0, 6.0, 3.0],
+    [0.0, 5.5, 2.5, 6.5, 3.5],
+    [0.0, 2.0, 1.5, 2.0, 1.5],
+    [0.0, 1.5, 1.0, 1.75, 1.25],
+    [1.0, 4.5, 2.5, 1.0, 0.5],
     [0.0, float("nan"), 1.0, 4.0, 5.0],
     [0.0, -1e30, 1.0, 1e30, 5.0],
     [1.0, 0.0, 0.0, float("inf"), 5.0],
 ]
+WIDE = [[0.0, 1.0, 0.5, 30.0, 1.5], [0.0, 10.0, 0.0, 38.0, 2.0]]
 
 
 def _bytes(shape: tuple[int, int, int, int], count: int, output_size: tuple[int, int]) -> int:
@@ -111,51 +113,55 @@ def _bytes(shape: tuple[int, int, int, int], count: int, output_size: tuple[int,
 
 
 FINE = (1, 256, 64, 64)
-PYRAMID = (2, 256, 32, 32)
+SMALL = (1, 64, 64, 64)
+PYRAMID = (4, 64, 32, 32)
 
 CASES = [
-    Case("contiguous", "roi_align", _make((2, 5, 7, 9)), probe=True),
-    Case("channels_last", "roi_align", _make((2, 5, 7, 9), layout=_channels_last), probe=True),
-    Case("unaligned", "roi_align", _make((2, 5, 7, 9), aligned=False, sides=(0.5, 30.0)), probe=True),
-    Case("adaptive", "roi_align", _make((2, 3, 7, 9), sampling=0), probe=True),
-    Case("adaptive_unaligned", "roi_align", _make((2, 3, 7, 9), sampling=0, aligned=False, sides=(0.5, 30.0))),
-    Case("one_sample", "roi_align", _make((2, 5, 7, 9), sampling=1)),
-    Case("three_samples", "roi_align", _make((2, 3, 5, 6), sampling=3, output_size=(2, 1))),
-    Case("wider_than_a_tile", "roi_align", _make((1, 3, 2, 37), output_size=(1, 3), sides=(8.0, 120.0))),
-    Case("not_contiguous", "roi_align", _make((2, 3, 5, 6), layout=_strided)),
-    Case("one_bin", "roi_align", _make((2, 3, 5, 6), output_size=(1, 1))),
-    Case("one_pixel", "roi_align", _make((2, 3, 1, 1), scale=1.0, sides=(0.2, 3.0))),
-    Case("one_row", "roi_align", _make((1, 3, 1, 9), scale=1.0, sides=(0.2, 5.0))),
-    Case("one_channel", "roi_align", _make((2, 1, 5, 6), layout=_channels_last)),
-    Case("many_channels", "roi_align", _make((1, 343, 3, 4), count=2, output_size=(2, 1), layout=_channels_last)),
-    Case("many_regions", "roi_align", _make((1, 2, 4, 5), count=12, output_size=(1, 2)), tolerance=1e-5, why=SUMS),
-    Case("no_regions", "roi_align", _make((2, 3, 5, 6), count=0)),
-    Case("odd_regions", "roi_align", _make((2, 3, 8, 12), scale=1.0, output_size=(2, 1), rois=ODD), probe=True),
+    Case("contiguous", "roi_align", _make((2, 5, 3, 5), 2), probe=True),
+    Case("channels_last", "roi_align", _make((2, 5, 3, 5), 2, layout=_channels_last), probe=True),
+    Case("unaligned", "roi_align", _make((2, 5, 3, 5), 2, (2, 1), aligned=False, sides=(0.5, 30.0)), probe=True),
+    Case("adaptive", "roi_align", _make((2, 3, 4, 5), 2, (1, 2), sampling=0), probe=True),
+    Case("adaptive_unaligned", "roi_align",
+         _make((1, 3, 3, 5), 2, (2, 1), sampling=0, aligned=False, sides=(0.5, 20.0))),
+    Case("one_sample", "roi_align", _make((2, 5, 4, 5), 2, (1, 2), sampling=1)),
+    Case("three_samples", "roi_align", _make((1, 3, 4, 5), 2, (2, 1), sampling=3)),
+    Case("wider_than_a_tile", "roi_align", _make((1, 3, 2, 37), output_size=(1, 3), scale=1.0, rois=WIDE)),
+    Case("not_contiguous", "roi_align", _make((1, 3, 4, 5), 2, (1, 2), layout=_strided)),
+    Case("one_bin", "roi_align", _make((2, 3, 4, 5), 2, (1, 1))),
+    Case("one_pixel", "roi_align", _make((2, 3, 1, 1), 2, (2, 1), scale=1.0, sides=(0.2, 3.0))),
+    Case("one_row", "roi_align", _make((1, 3, 1, 9), 2, (2, 2), scale=1.0, sides=(0.2, 5.0))),
+    Case("one_channel", "roi_align", _make((2, 1, 3, 4), 2, (1, 2), layout=_channels_last)),
+    Case("many_channels", "roi_align", _make((1, 343, 2, 3), 1, (2, 1), layout=_channels_last)),
+    Case("many_regions", "roi_align", _make((1, 2, 1, 5), 12, (1, 1)), tolerance=1e-5, why=SUMS),
+    Case("no_regions", "roi_align", _make((2, 3, 5, 6), 0)),
+    Case("odd_regions", "roi_align", _make((2, 3, 3, 6), output_size=(2, 1), scale=1.0, rois=ODD), probe=True),
     Case("odd_regions_unaligned", "roi_align",
-         _make((2, 3, 8, 12), scale=1.0, output_size=(1, 2), aligned=False, rois=ODD)),
+         _make((2, 3, 3, 6), output_size=(1, 1), scale=1.0, aligned=False, rois=ODD)),
     Case("odd_regions_adaptive", "roi_align",
-         _make((2, 2, 8, 12), scale=1.0, output_size=(2, 2), sampling=0, rois=ODD[3:9])),
-    Case("nan", "roi_align", _make((1, 3, 6, 8), count=4, scale=1.0, sides=(1.0, 4.0), layout=_with_nan)),
-    Case("large_values", "roi_align", _make((1, 3, 5, 6), magnitude=1e30)),
-    Case("large_offset", "roi_align", _make((1, 3, 5, 6), offset=1e4)),
-    Case("far_from_the_origin", "roi_align", _make((1, 2, 1, 300), count=2, sides=(4.0, 12.0))),
-    Case("bfloat16", "roi_align", _make((2, 20, 5, 6), dtype=torch.bfloat16), tolerance=8e-3, why=ROUNDED),
-    Case("bfloat16_channels_last", "roi_align", _make((2, 70, 5, 6), dtype=torch.bfloat16, layout=_channels_last),
-         tolerance=8e-3, why=ROUNDED),
-    Case("float16", "roi_align", _make((2, 5, 5, 6), dtype=torch.float16), tolerance=1e-3,
+         _make((2, 2, 3, 6), output_size=(1, 2), scale=1.0, sampling=0, rois=ODD[3:9])),
+    Case("nan", "roi_align", _make((1, 3, 5, 7), 3, (1, 2), scale=1.0, sides=(1.0, 4.0), layout=_with_nan)),
+    Case("large_values", "roi_align", _make((1, 3, 3, 4), 2, (1, 2), magnitude=1e30)),
+    Case("large_offset", "roi_align", _make((1, 3, 3, 4), 2, (2, 1), offset=1e4)),
+    Case("far_from_the_origin", "roi_align", _make((1, 2, 1, 300), 2, (1, 2), sides=(4.0, 12.0))),
+    Case("bfloat16", "roi_align", _make((1, 20, 3, 4), 2, (1, 2), dtype=torch.bfloat16), tolerance=1.2e-2, why=ROUNDED),
+    Case("bfloat16_channels_last", "roi_align",
+         _make((1, 70, 3, 4), 2, (2, 1), dtype=torch.bfloat16, layout=_channels_last), tolerance=1.2e-2, why=ROUNDED),
+    Case("float16", "roi_align", _make((1, 5, 3, 4), 2, (1, 2), dtype=torch.float16), tolerance=1e-3,
          why="float16 keeps 11 bits"),
-    Case("pyramid", "multiscale_roi_align", _pyramid((2, 3, 8, 8), 5, (2, 1), (4.0, 40.0), canonical_size=24.0),
+    Case("pyramid", "multiscale_roi_align", _pyramid((2, 3, 8, 8), 4, (2, 1), (4.0, 40.0), canonical_size=24.0),
          probe=True),
-    Case("pyramid_adaptive", "multiscale_roi_align", _pyramid((1, 3, 8, 8), 3, (1, 2), (4.0, 40.0), 0)),
+    Case("pyramid_adaptive", "multiscale_roi_align",
+         _pyramid((1, 3, 8, 8), 2, (1, 2), (4.0, 32.0), 0, canonical_size=36.0)),
     Case("pyramid_no_regions", "multiscale_roi_align", _pyramid((2, 3, 8, 8), 0)),
     Case("boxes", "roi_align",
-         _make(FINE, 256, (7, 7), layout=_channels_last, sides=(16.0, 112.0)), "mask_rcnn at 256, box head, level 2",
-         1e-5, _bytes(FINE, 256, (7, 7)), SUMS),
+         _make(FINE, 128, (7, 7), layout=_channels_last, sides=(16.0, 112.0)), "mask_rcnn at 256, box head, level 2",
+         1e-5, _bytes(FINE, 128, (7, 7)), SUMS),
     Case("masks", "roi_align",
-         _make(FINE, 64, (14, 14), layout=_channels_last, sides=(16.0, 112.0)),
-         "mask_rcnn at 256, mask head, level 2", 1e-5, _bytes(FINE, 64, (14, 14)), SUMS),
-    Case("pyramid_boxes", "multiscale_roi_align", _pyramid(PYRAMID, 128), "mask_rcnn at 128, batch 2, box head", 1e-5,
-         _bytes(PYRAMID, 128, (7, 7)) * 4 // 3, SUMS),
-    Case("pyramid_boxes_bfloat16", "multiscale_roi_align", _pyramid(PYRAMID, 128, dtype=torch.bfloat16),
-         "mask_rcnn at 128, batch 2, box head, amp", 6e-3, _bytes(PYRAMID, 128, (7, 7)) * 2 // 3, ROUNDED),
+         _make(SMALL, 64, (14, 14), layout=_channels_last, sides=(16.0, 112.0)),
+         "mask_rcnn with resnet-small at 256, mask head, level 2", 1e-5, _bytes(SMALL, 64, (14, 14)), SUMS),
+    Case("pyramid_boxes", "multiscale_roi_align", _pyramid(PYRAMID, 256),
+         "mask_rcnn with resnet-small at 128, batch 4, box head", 1e-5, _bytes(PYRAMID, 256, (7, 7)) * 4 // 3, SUMS),
+    Case("pyramid_boxes_bfloat16", "multiscale_roi_align", _pyramid(PYRAMID, 256, dtype=torch.bfloat16),
+         "mask_rcnn with resnet-small at 128, batch 4, box head, amp", 6e-3,
+         _bytes(PYRAMID, 256, (7, 7)) * 2 // 3, ROUNDED),
 ]  # fmt: skip

@@ -1,11 +1,13 @@
 // RoIAlign of channels-last maps, forward and backward.
 //
 // A bin is the same weighted sum of pixels for every channel, and its weights are products of one factor an axis: taps
-// of samples that share a pixel are merged along each axis first. Backward, tasks own bands of rows of the maps and add
-// the regions in their order, so that nothing is shared and the sums have the same bits with any number of threads.
+// of samples that share a pixel are merged along each axis first. Backward, threads own whole rows of the maps and add
+// what rows of bins give to them in the regions' order, so that the sums have the same bits with any number of threads;
+// a row and the gradients of the bins around it stay in a core's own cache.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "bfloat16.h"
@@ -15,7 +17,8 @@ namespace {
 using i64 = int64_t;
 constexpr i64 WIDE = 256, LANES = 64;  // channels whose sums stay in registers
 constexpr i64 MOST_SAMPLES = 1024;
-constexpr i64 BAND_ROWS = 8;
+constexpr i64 AHEAD = 4;  // pixels; farther ones do not wait less, nearer ones do not come in time
+constexpr i64 NEAR_ROWS = 8;  // that a thread does one after the other
 
 struct Tap { i64 pixel; float weight; };
 
@@ -23,11 +26,9 @@ struct Tap { i64 pixel; float weight; };
 struct Axis {
     std::vector<Tap> taps;
     std::vector<int> ends;
-    i64 lowest, highest;
 
     void build(double from, double to, i64 bins, i64 size, i64 sampling, bool aligned) {
         taps.clear(), ends.clear();
-        lowest = size, highest = -1;
         double extent = aligned ? to - from : std::max(to - from, 1.0);
         if (!aligned && std::isnan(to - from)) extent = to - from;
         double width = extent / double(bins);
@@ -57,7 +58,6 @@ private:
                 return;
             }
         taps.push_back({pixel, float(weight)});
-        lowest = std::min(lowest, pixel), highest = std::max(highest, pixel);
     }
 };
 
@@ -65,6 +65,8 @@ struct Maps {
     i64 levels, batch, channels;
     const i64* sizes;  // height and width of each
     const double* scales;
+
+    i64 number(i64 level, double image) const { return level * batch + i64(image); }
 };
 
 struct Bins {
@@ -82,14 +84,14 @@ struct Bins {
     }
 };
 
-// out[c] = sum over the taps of weight * map[pixel, c]; the sums stay in registers, and the pixel after the next is asked
-// for meanwhile, since maps are larger than caches
+// out[c] = sum over the taps of weight * map[pixel, c]; the sums stay in registers, and a later one of the `known`
+// pixels is asked for meanwhile, since maps are larger than caches
 template <class T, i64 WIDTH>
-inline void sum_pixels(const T* const* pixels, const float* weights, int count, i64 c, T* out) {
+inline void sum_pixels(const T* const* pixels, const float* weights, i64 count, i64 known, i64 c, T* out) {
     constexpr i64 LINE = 64 / sizeof(T);
     float sum[WIDTH] = {};
-    for (int k = 0; k < count; ++k) {
-        const T *from = pixels[k] + c, *ahead = pixels[std::min(k + 2, count - 1)] + c;
+    for (i64 k = 0; k < count; ++k) {
+        const T *from = pixels[k] + c, *ahead = pixels[std::min(k + AHEAD, known - 1)] + c;
         float weight = weights[k];
         for (i64 i = 0; i < WIDTH; i += LINE) __builtin_prefetch(ahead + i);
 #pragma omp simd
@@ -99,9 +101,9 @@ inline void sum_pixels(const T* const* pixels, const float* weights, int count, 
 }
 
 template <class T>
-inline void sum_rest(const T* const* pixels, const float* weights, int count, i64 c, i64 C, T* out) {
+inline void sum_rest(const T* const* pixels, const float* weights, i64 count, i64 c, i64 C, T* out) {
     float sum[LANES] = {};
-    for (int k = 0; k < count; ++k)
+    for (i64 k = 0; k < count; ++k)
         for (i64 i = c; i < C; ++i) sum[i - c] += weights[k] * load(pixels[k] + i);
     for (i64 i = c; i < C; ++i) store(out + i, sum[i - c]);
 }
@@ -115,7 +117,7 @@ std::vector<i64> sweep(const Maps& maps, const Bins& bins) {
         double centre = 0.5 * (box[2] + box[4]);
         order[r] = r, key[r] = std::isfinite(centre) ? centre : 0.0;
     }
-    auto map_of = [&](i64 r) { return bins.levels[r] * maps.batch + i64(bins.rois[r * 5]); };
+    auto map_of = [&](i64 r) { return maps.number(bins.levels[r], bins.rois[r * 5]); };
     std::sort(order.begin(), order.end(), [&](i64 a, i64 b) {
         i64 first = map_of(a), second = map_of(b);
         return first != second ? first < second : key[a] != key[b] ? key[a] < key[b] : a < b;
@@ -138,74 +140,84 @@ template <class T> void forward(const T* const* data, const Maps& maps, const Bi
             i64 level = bins.levels[r], H = maps.sizes[2 * level], W = maps.sizes[2 * level + 1];
             const T* map = data[level] + i64(bins.rois[r * 5]) * H * W * C;
             T* to = out + r * bins.rows * bins.columns * C;
-            for (i64 p = 0; p < bins.rows; ++p)
-                for (i64 q = 0; q < bins.columns; ++q, to += C) {
-                    pixels.clear(), weights.clear();
-                    for (int j = y.begin(p); j < y.ends[p]; ++j)
-                        for (int i = x.begin(q); i < x.ends[q]; ++i) {
-                            pixels.push_back(map + (y.taps[j].pixel * W + x.taps[i].pixel) * C);
-                            weights.push_back(y.taps[j].weight * x.taps[i].weight);
+            for (i64 p = 0; p < bins.rows; ++p) {
+                i64 lines = y.ends[p] - y.begin(p), known = lines * i64(x.taps.size()), k = 0;
+                pixels.resize(known), weights.resize(known);
+                for (i64 q = 0; q < bins.columns; ++q)
+                    for (int j = y.begin(p); j < y.ends[p]; ++j) {
+                        const T* line = map + y.taps[j].pixel * W * C;
+                        for (int i = x.begin(q); i < x.ends[q]; ++i, ++k) {
+                            pixels[k] = line + x.taps[i].pixel * C;
+                            weights[k] = y.taps[j].weight * x.taps[i].weight;
                         }
-                    int count = int(pixels.size());
-                    i64 c = 0;
-                    for (; c + WIDE <= C; c += WIDE) sum_pixels<T, WIDE>(pixels.data(), weights.data(), count, c, to);
-                    for (; c + LANES <= C; c += LANES)
-                        sum_pixels<T, LANES>(pixels.data(), weights.data(), count, c, to);
-                    if (c < C) sum_rest(pixels.data(), weights.data(), count, c, C, to);
+                    }
+                const T* const* from = pixels.data();
+                const float* weight = weights.data();
+                for (i64 q = 0; q < bins.columns; ++q, to += C) {
+                    i64 count = lines * (x.ends[q] - x.begin(q)), c = 0;
+                    for (; c + WIDE <= C; c += WIDE) sum_pixels<T, WIDE>(from, weight, count, known, c, to);
+                    for (; c + LANES <= C; c += LANES) sum_pixels<T, LANES>(from, weight, count, known, c, to);
+                    if (c < C) sum_rest(from, weight, count, c, C, to);
+                    from += count, weight += count, known -= count;
                 }
+            }
         }
     }
 }
 
-struct Task { i64 level, image, first, rows; };
-
-inline float* band_of(float* to, std::vector<float>&, i64) { return to; }
-inline float* band_of(bf16*, std::vector<float>& own, i64 values) {
+inline float* line_of(float* to, std::vector<float>&, i64) { return to; }
+inline float* line_of(bf16*, std::vector<float>& own, i64 values) {
     own.resize(values);
     return own.data();
 }
 
+// What a row of bins gives to a row of a map.
+struct Share { i64 region, bin; float weight; };
+
 template <class T> void backward(const T* dy, const Maps& maps, const Bins& bins, T* const* data) {
-    i64 C = maps.channels, per = bins.rows * bins.columns * C;
+    i64 C = maps.channels, count = maps.levels * maps.batch;
     std::vector<Axis> y(bins.count), x(bins.count);
 #pragma omp parallel for schedule(dynamic, 16)
     for (i64 r = 0; r < bins.count; ++r) bins.axes(maps, r, y[r], x[r]);
-    std::vector<std::vector<i64>> members(maps.levels * maps.batch);
-    for (i64 r = 0; r < bins.count; ++r) members[bins.levels[r] * maps.batch + i64(bins.rois[r * 5])].push_back(r);
-    std::vector<Task> tasks;
-    for (i64 level = 0; level < maps.levels; ++level)
-        for (i64 image = 0; image < maps.batch; ++image)
-            for (i64 h = 0, H = maps.sizes[2 * level]; h < H; h += BAND_ROWS)
-                tasks.push_back({level, image, h, std::min(BAND_ROWS, H - h)});
+    std::vector<i64> above(count + 1);  // rows of the maps before each, and of all
+    for (i64 map = 0; map < count; ++map) above[map + 1] = above[map] + maps.sizes[2 * (map / maps.batch)];
+    // shares by row, and of a row in the order of regions: those of row h are shares[ends[h - 1]] to shares[ends[h]]
+    std::vector<i64> ends(above.back() + 1);
+    auto row_of = [&](i64 r, const Tap& tap) {
+        return above[maps.number(bins.levels[r], bins.rois[r * 5])] + tap.pixel;
+    };
+    for (i64 r = 0; r < bins.count; ++r)
+        for (const Tap& tap : y[r].taps) ++ends[row_of(r, tap) + 1];
+    std::partial_sum(ends.begin(), ends.end(), ends.begin());
+    std::vector<Share> shares(ends.back());
+    for (i64 r = 0; r < bins.count; ++r)
+        for (i64 p = 0; p < bins.rows; ++p)
+            for (int j = y[r].begin(p); j < y[r].ends[p]; ++j)
+                shares[ends[row_of(r, y[r].taps[j])]++] = {r, p, y[r].taps[j].weight};
 #pragma omp parallel
     {
         std::vector<float> own;
-#pragma omp for schedule(dynamic, 1)
-        for (size_t t = 0; t < tasks.size(); ++t) {
-            const Task& task = tasks[t];
-            i64 W = maps.sizes[2 * task.level + 1], H = maps.sizes[2 * task.level], values = task.rows * W * C;
-            T* to = data[task.level] + (task.image * H + task.first) * W * C;
-            float* band = band_of(to, own, values);
-            std::fill(band, band + values, 0.0f);
-            for (i64 r : members[task.level * maps.batch + task.image]) {
-                if (y[r].highest < task.first || y[r].lowest >= task.first + task.rows) continue;
-                for (i64 p = 0; p < bins.rows; ++p)
-                    for (int j = y[r].begin(p); j < y[r].ends[p]; ++j) {
-                        i64 h = y[r].taps[j].pixel - task.first;
-                        if (h < 0 || h >= task.rows) continue;
-                        for (i64 q = 0; q < bins.columns; ++q) {
-                            const T* from = dy + r * per + (p * bins.columns + q) * C;
-                            for (int i = x[r].begin(q); i < x[r].ends[q]; ++i) {
-                                float weight = y[r].taps[j].weight * x[r].taps[i].weight;
-                                float* at = band + (h * W + x[r].taps[i].pixel) * C;
+#pragma omp for schedule(dynamic, NEAR_ROWS)
+        for (i64 row = 0; row < above.back(); ++row) {
+            i64 map = std::upper_bound(above.begin(), above.end(), row) - above.begin() - 1, level = map / maps.batch;
+            i64 H = maps.sizes[2 * level], W = maps.sizes[2 * level + 1];
+            T* to = data[level] + (map % maps.batch * H + row - above[map]) * W * C;
+            float* line = line_of(to, own, W * C);
+            std::fill(line, line + W * C, 0.0f);
+            for (i64 s = row ? ends[row - 1] : 0; s < ends[row]; ++s) {
+                const Share& share = shares[s];
+                const Axis& across = x[share.region];
+                const T* from = dy + (share.region * bins.rows + share.bin) * bins.columns * C;
+                for (i64 q = 0; q < bins.columns; ++q, from += C)
+                    for (int i = across.begin(q); i < across.ends[q]; ++i) {
+                        float weight = share.weight * across.taps[i].weight;
+                        float* at = line + across.taps[i].pixel * C;
 #pragma omp simd
-                                for (i64 c = 0; c < C; ++c) at[c] += weight * load(from + c);
-                            }
-                        }
+                        for (i64 c = 0; c < C; ++c) at[c] += weight * load(from + c);
                     }
             }
             if constexpr (sizeof(T) != sizeof(float))
-                for (i64 i = 0; i < values; ++i) store(to + i, band[i]);
+                for (i64 i = 0; i < W * C; ++i) store(to + i, line[i]);
         }
     }
 }
