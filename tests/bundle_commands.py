@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 NNUNET = REPOSITORY / "bundles" / "nnunet" / "configs"
 UNET_EM = REPOSITORY / "bundles" / "unet_em" / "configs"
 SE_RESNEXT = REPOSITORY / "bundles" / "se_resnext101" / "configs"
+MASK_RCNN = REPOSITORY / "bundles" / "mask_rcnn" / "configs"
 
 
 @dataclass(frozen=True)

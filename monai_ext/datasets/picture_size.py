@@ -29,8 +29,9 @@ def picture_size(path: str | Path) -> tuple[int, int]:
             warnings.simplefilter("ignore")
             with Image.open(path) as picture:
                 width, height = picture.size
-                # TIFF is turned by Pillow itself
-                turned = picture.format != "TIFF" and picture.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
+                # TIFF is turned by Pillow itself; without the entry getexif would decode a whole PNG to look for one
+                marked = picture.format != "TIFF" and "exif" in picture.info
+                turned = marked and picture.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
     except DAMAGES as error:
         raise damaged(path, error) from error
     finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer
+from tqdm import tqdm
 
 from monai_ext.errors import InputError
 from monai_ext.inferers.detection_merging import merge_tiles
@@ -19,6 +20,7 @@ from monai_ext.planning.instance_plan import InstancePlan
 
 Sizes = torch.Tensor | Sequence[Sequence[int]]
 HOST = torch.device("cpu")
+PATIENCE = 5.0  # seconds, after which a person at a terminal sees a bar
 
 
 class TiledDetection(Inferer):
@@ -125,7 +127,8 @@ class TiledDetection(Inferer):
     ) -> Detections:
         tiles = tile_grid(*size, self.tile_size, self.tile_overlap)
         found: list[Detections] = []
-        for start in range(0, len(tiles), self.tile_batch):
+        starts = range(0, len(tiles), self.tile_batch)
+        for start in tqdm(starts, desc="tiles", unit="batch", delay=PATIENCE, leave=False, disable=None):
             images = torch.stack([_part(inputs, index, tile) for tile in tiles[start : start + self.tile_batch]])
             found += self._detect(images.to(device), network)
         return merge_tiles(found, tiles, *size, self.tile_overlap)

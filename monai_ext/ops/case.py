@@ -34,3 +34,15 @@ class Case:
     traffic: int = 0
     why: str = ""
     probe: bool = False
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """The same values channels last in memory, `[B, C, H, W]` or `[B, C, D, H, W]`."""
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+
+
+def strided(x: torch.Tensor) -> torch.Tensor:
+    """The same values between others, so that neither layout holds."""
+    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]

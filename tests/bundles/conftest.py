@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle_commands import SE_RESNEXT, UNET_EM, Finished, bundle_run
+from bundle_commands import MASK_RCNN, SE_RESNEXT, UNET_EM, Finished, bundle_run
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,10 @@ def trained_class(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finis
     """Working directory of a tiny classifier's training and evaluation on the phantom, and what it printed."""
     folder = tmp_path_factory.mktemp("trained_class")
     return folder, bundle_run(folder, "train_and_evaluate", "train.json", "tiny.json", bundle=SE_RESNEXT)
+
+
+@pytest.fixture(scope="session")
+def trained_mask(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """Working directory of a tiny detector's training and evaluation on the phantom, and what it printed."""
+    folder = tmp_path_factory.mktemp("trained_mask")
+    return folder, bundle_run(folder, "train_and_evaluate", "train.json", "tiny.json", bundle=MASK_RCNN)

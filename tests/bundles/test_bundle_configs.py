@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from bundle_commands import NNUNET, SE_RESNEXT, UNET_EM, bundle_run
+from bundle_commands import MASK_RCNN, NNUNET, SE_RESNEXT, UNET_EM, bundle_run
 from monai_ext.engines.config_keys import load_key_specs
 
 # configs folder, fixture of a tiny training, model in it, keys under which the training network returns one tensor
@@ -18,8 +18,9 @@ BUNDLES: dict[str, tuple[Path, str, str, dict[str, Any]]] = {
     "nnunet": (NNUNET, "trained", "runs/nnunet/phantom/0/model.pt", {"deep_supervision": False}),
     "unet_em": (UNET_EM, "trained_em", "runs/unet_em/phantom/0/model.pt", {}),
     "se_resnext101": (SE_RESNEXT, "trained_class", "runs/se_resnext101/phantom/0/model.pt", {}),
+    "mask_rcnn": (MASK_RCNN, "trained_mask", "runs/mask_rcnn/phantom/0/model.pt", {}),
 }
-COMPONENTS = ("imports", "bundle_root", "plan", "plan_options", "augmentation", "network", "loss")
+COMPONENTS = ("imports", "bundle_root", "plan", "plan_options", "augmentation", "network", "loss", "loss_def", "cases")
 
 
 @pytest.fixture(params=BUNDLES)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_objects import disc_case, disc_detections
 
+from drawn_objects import disc_case, disc_detections
 from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.datasets.instance_open import open_instances
 from monai_ext.evaluation.instance_collection import InstanceCollection, References

@@ -67,10 +67,12 @@ class MaskHead(nn.Module):
         fine = F.relu(F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), spread, bias), inplace=True)
         weight, shift = self.logits.weight.flatten(1), self.logits.bias
         if self.num_classes == 1:
-            found = F.linear(fine.view(-1, weight.shape[1]), weight, shift)
+            found = F.linear(fine.view(4 * fine.shape[0], weight.shape[1]), weight, shift)
         else:
             chosen = labels - 1
-            found = torch.bmm(fine.view(count, 4 * height * width, -1), weight[chosen].to(fine.dtype)[:, :, None])
+            found = torch.bmm(
+                fine.view(count, 4 * height * width, weight.shape[1]), weight[chosen].to(fine.dtype)[:, :, None]
+            )
             if shift is not None:
                 found = found + shift[chosen][:, None, None].to(found.dtype)
         found = found.view(count, height, width, 2, 2).transpose(2, 3)

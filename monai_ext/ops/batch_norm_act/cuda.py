@@ -1,9 +1,7 @@
 """Triton form: one kernel reduces chunks of positions, one merges them, one applies.
 
-A tile of values is `[BLOCK_C, BLOCK_S]`, channels by positions, in both layouts; `LAST` (channels last) says which of
-the two is contiguous. Channels last, the batch is one long run of positions. Positions are cut into chunks, so that a
-few channels fill the device as well (chunks are merged after Chan, Golub and LeVeque 1983). All sums have a fixed
-order: equal inputs give equal bits.
+Tiles are those of `monai_ext.ops.tiles`. Channels last, the batch is one long run of positions. Chunks are merged after
+Chan, Golub and LeVeque (1983). All sums have a fixed order: equal inputs give equal bits.
 """
 # ruff: noqa: N803 - kernels name sizes as shapes are written
 
@@ -17,8 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-TILE_VALUES = 4096  # 16 values a thread with 8 warps
-PROGRAMS = 132 * 8  # wanted: 8 of 8 warps are what a processor of an H200 holds at most
+from monai_ext.ops.tiles import column, cut, lanes, output_like, place, read, write
+
 MERGED = 128  # chunks merged at a time
 MERGED_CHANNELS = 8  # of a program that merges: 32 bytes, the least that memory hands out
 
@@ -36,7 +34,7 @@ def forward(
     """Output, mean and variance (empty if given); x contiguous or channels last, the residual laid out alike."""
     plan = _plan(x)
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
-    y = _output_like(x)
+    y = output_like(x)
     if mean is None or var is None:
         batch_mean = x.new_empty(x.shape[1], dtype=torch.float32)
         batch_var = torch.empty_like(batch_mean)
@@ -68,7 +66,7 @@ def backward(
     plan = _plan(x)
     weights, biases = weight.float().contiguous(), bias.float().contiguous()
     mean, var = mean.float().contiguous(), var.float().contiguous()
-    dx, added = _output_like(x), None if y is None else _output_like(x)
+    dx, added = output_like(x), None if y is None else output_like(x)
     partial = x.new_empty((2, plan.parts, x.shape[1]), dtype=torch.float32)
     merged = x.new_empty((4, x.shape[1]), dtype=torch.float32)
     constants = (weights, biases, mean, var)
@@ -85,11 +83,6 @@ def backward(
         )
     none = x.new_empty(0) if added is None else added.to(x.dtype)
     return dx.to(x.dtype), merged[2].to(weight.dtype, copy=True), merged[3].to(bias.dtype, copy=True), none
-
-
-def _output_like(x: torch.Tensor) -> torch.Tensor:
-    """Where a kernel stores a result: Triton's interpreter would cut bfloat16 off, where a GPU and torch round."""
-    return torch.empty_like(x, dtype=torch.float32 if x.device.type == "cpu" else x.dtype)
 
 
 @dataclass(frozen=True)
@@ -118,19 +111,14 @@ def _plan(x: torch.Tensor) -> _Plan:
     last = not x.is_contiguous()
     if last:
         batch, positions = 1, batch * positions
-    power_c, power_s = triton.next_power_of_2(channels), triton.next_power_of_2(positions)
-    # runs that are not aligned are read value by value, and each address takes registers
-    values = TILE_VALUES if (channels if last else positions) % 16 == 0 else TILE_VALUES // 2
-    block_c = min(power_c, 64 if last else max(1, values // power_s))
-    block_s = min(power_s, max(1, values // block_c))
-    blocks = triton.cdiv(channels, block_c)
-    wanted = triton.cdiv(PROGRAMS, batch * blocks)
-    chunk = triton.cdiv(triton.cdiv(positions, wanted), block_s) * block_s
-    splits = triton.cdiv(positions, chunk)
+    block_c, block_s, blocks, splits, chunk = cut(batch, channels, positions, last)
     warps = max(1, min(8, block_c * block_s // 256))
     tile: dict[str, Any] = {"BLOCK_C": block_c, "BLOCK_S": block_s, "LAST": last, "num_warps": warps}
     parts = batch * splits
-    merge = {"BLOCK_P": min(MERGED, triton.next_power_of_2(parts)), "BLOCK_C": min(MERGED_CHANNELS, power_c)}
+    merge = {
+        "BLOCK_P": min(MERGED, triton.next_power_of_2(parts)),
+        "BLOCK_C": min(MERGED_CHANNELS, triton.next_power_of_2(channels)),
+    }
     mergers = triton.cdiv(channels, merge["BLOCK_C"])
     return _Plan(batch * blocks * splits, parts, mergers, (batch, channels, positions, splits, chunk), tile, merge)
 
@@ -139,48 +127,10 @@ def _plan(x: torch.Tensor) -> _Plan:
 
 
 @triton.jit
-def _place(program, C, S, splits, chunk, BLOCK_C: tl.constexpr, LAST: tl.constexpr):
-    """First channel of a program, index and length of its chunk, and the offset of its first value.
-
-    The grid is `[N, blocks of channels, splits]`; offsets of a tensor take 64 bits, those within a tile 32.
-    """
-    blocks = (C + BLOCK_C - 1) // BLOCK_C
-    split = program % splits
-    c0 = program // splits % blocks * BLOCK_C
-    n = (program // splits // blocks).to(tl.int64)
-    first = split.to(tl.int64) * chunk
-    base = (n * S + first) * C + c0 if LAST else (n * C + c0) * S + first
-    return c0, n * splits + split, tl.minimum(S - first, chunk), base
-
-
-@triton.jit
-def _lanes(C, S, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr):
-    """Channel, position and offset of the values of a tile from its first: `[BLOCK_C]`, `[1, BLOCK_S]`, the tile."""
-    c, s = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_S)[None, :]
-    offsets = c[:, None] + s * C if LAST else c[:, None] * S + s
-    return c, s, offsets
-
-
-@triton.jit
-def _column(pointer, index, valid):
-    return tl.load(pointer + index, mask=valid, other=0.0)[:, None]
-
-
-@triton.jit
-def _read(pointer, base, offsets, mask):
-    return tl.load(pointer + base + offsets, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _write(pointer, base, offsets, value, mask):
-    tl.store(pointer + base + offsets, value.to(pointer.dtype.element_ty), mask=mask)
-
-
-@triton.jit
 def _affine(weight, bias, mean, var, eps, c, valid):
     """Mean, factor and bias of channels; the same operations forward and backward, so that masks agree."""
-    a = _column(weight, c, valid) / tl.sqrt(_column(var, c, valid) + eps)
-    return _column(mean, c, valid), a, _column(bias, c, valid)
+    a = column(weight, c, valid) / tl.sqrt(column(var, c, valid) + eps)
+    return column(mean, c, valid), a, column(bias, c, valid)
 
 
 @triton.jit
@@ -200,14 +150,15 @@ def _moments(
 
     Every lane of the tile keeps its own mean and sum until the end (Welford).
     """
-    c0, part, length, base = _place(tl.program_id(0), C, S, splits, chunk, BLOCK_C, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    blocks = (C + BLOCK_C - 1) // BLOCK_C
+    n, c0, split, length, base = place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     valid = c0 + lane < C
     mu = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
     m2 = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
-        value = _read(x, base + (i * C if LAST else i), offsets, mask)
+        value = read(x, base + (i * C if LAST else i), offsets, mask)
         d = tl.where(mask, value - mu, 0.0)
         mu += d * (1.0 / (i // BLOCK_S + 1))
         m2 += d * (value - mu)
@@ -217,7 +168,7 @@ def _moments(
     mu -= whole
     rest = tl.sum(counts * mu, 1)[:, None] / total
     mu -= rest
-    index = (part * C + c0 + lane)[:, None]
+    index = ((n * splits + split) * C + c0 + lane)[:, None]
     tl.store(means + index, whole, mask=valid[:, None])
     tl.store(rests + index, rest, mask=valid[:, None])
     tl.store(squares + index, tl.sum(m2 + counts * mu * mu, 1)[:, None], mask=valid[:, None])
@@ -255,19 +206,20 @@ def _apply(
     RELU: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # backwards: the cache holds what was read last
-    c0, _, length, base = _place(program, C, S, splits, chunk, BLOCK_C, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    blocks = (C + BLOCK_C - 1) // BLOCK_C
+    _, c0, _, length, base = place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     valid = c0 + lane < C
     mu, a, b = _affine(weight, bias, mean, var, eps, c0 + lane, valid)
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
         here = base + (i * C if LAST else i)
-        z = (_read(x, here, offsets, mask) - mu) * a + b
+        z = (read(x, here, offsets, mask) - mu) * a + b
         if residual is not None:
-            z += _read(residual, here, offsets, mask)
+            z += read(residual, here, offsets, mask)
         if RELU:
             z = tl.where(z < 0, 0.0, z)
-        _write(y, here, offsets, z, mask)
+        write(y, here, offsets, z, mask)
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -283,8 +235,9 @@ def _gradient_sums(
     The mask comes from y where there is one; then the masked gradient is written to `added`. With `dx` (given
     statistics) that is written too.
     """
-    c0, part, length, base = _place(tl.program_id(0), C, S, splits, chunk, BLOCK_C, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    blocks = (C + BLOCK_C - 1) // BLOCK_C
+    n, c0, split, length, base = place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     valid = c0 + lane < C
     mu, a, b = _affine(weight, bias, mean, var, eps, c0 + lane, valid)
     s1 = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
@@ -292,18 +245,18 @@ def _gradient_sums(
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
         here = base + (i * C if LAST else i)
-        d = _read(x, here, offsets, mask) - mu
-        dz = _read(dy, here, offsets, mask)
+        d = read(x, here, offsets, mask) - mu
+        dz = read(dy, here, offsets, mask)
         if y is not None:
-            dz = _passed(_read(y, here, offsets, mask), dz)
-            _write(added, here, offsets, dz, mask)
+            dz = _passed(read(y, here, offsets, mask), dz)
+            write(added, here, offsets, dz, mask)
         elif RELU:
             dz = _passed(d * a + b, dz)
         if dx is not None:
-            _write(dx, here, offsets, dz * a, mask)
+            write(dx, here, offsets, dz * a, mask)
         s1 += dz
         s2 += dz * d
-    index = (part * C + c0 + lane)[:, None]
+    index = ((n * splits + split) * C + c0 + lane)[:, None]
     tl.store(sums + index, tl.sum(s1, 1)[:, None], mask=valid[:, None])
     tl.store(products + index, tl.sum(s2, 1)[:, None], mask=valid[:, None])
 
@@ -339,17 +292,18 @@ def _apply_gradient(
     RELU: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # as in _apply
-    c0, _, length, base = _place(program, C, S, splits, chunk, BLOCK_C, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    blocks = (C + BLOCK_C - 1) // BLOCK_C
+    _, c0, _, length, base = place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = c < C
     mu, a, b = _affine(weight, bias, mean, var, eps, c, valid)
-    t, q = _column(flat, c, valid), _column(sloped, c, valid)
+    t, q = column(flat, c, valid), column(sloped, c, valid)
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
         here = base + (i * C if LAST else i)
-        d = _read(x, here, offsets, mask) - mu
-        dz = _read(dy, here, offsets, mask)
+        d = read(x, here, offsets, mask) - mu
+        dz = read(dy, here, offsets, mask)
         if RELU:
             dz = _passed(d * a + b, dz)
-        _write(dx, here, offsets, dz * a - t - d * q, mask)
+        write(dx, here, offsets, dz * a - t - d * q, mask)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monai_ext.ops.case import Case
+from monai_ext.ops.case import Case, channels_last, strided
 
 FUNCTION = "dice_cross_entropy_sums"
 IGNORED = 200
@@ -40,17 +40,6 @@ def _make(
         return layout(logits).detach().requires_grad_(), target.to(labels), weights, *options
 
     return make
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-
-
-def _strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values between others, so that neither layout holds."""
-    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
 
 
 def _certain(value: float, **options: Any) -> Callable[[torch.Generator], tuple[Any, ...]]:
@@ -95,14 +84,14 @@ SLICES = (16, 4, 192, 160)
 
 CASES = [
     Case("3d", FUNCTION, _make((2, 3, 7, 6, 9)), probe=True),
-    Case("3d_channels_last", FUNCTION, _make((2, 3, 7, 6, 9), layout=_channels_last), probe=True),
+    Case("3d_channels_last", FUNCTION, _make((2, 3, 7, 6, 9), layout=channels_last), probe=True),
     Case("2d", FUNCTION, _make((3, 4, 17, 13))),
-    Case("2d_channels_last", FUNCTION, _make((3, 5, 17, 13), layout=_channels_last)),
+    Case("2d_channels_last", FUNCTION, _make((3, 5, 17, 13), layout=channels_last)),
     Case("1d", FUNCTION, _make((2, 2, 37))),
-    Case("not_contiguous", FUNCTION, _make((2, 3, 6, 5), layout=_strided)),
+    Case("not_contiguous", FUNCTION, _make((2, 3, 6, 5), layout=strided)),
     Case("several_tiles", FUNCTION, _make((2, 4, 31, 127), ignore=IGNORED)),
     Case("many_classes", FUNCTION, _make((1, 17, 5, 9), weighted=True, smoothing=0.1)),
-    Case("many_classes_last", FUNCTION, _make((1, 9, 5, 9), layout=_channels_last)),
+    Case("many_classes_last", FUNCTION, _make((1, 9, 5, 9), layout=channels_last)),
     Case("one_class", FUNCTION, _make((2, 1, 5, 6))),
     Case("one_voxel", FUNCTION, _make((1, 3, 1, 1, 1))),
     Case("empty_batch", FUNCTION, _make((0, 3, 4, 4))),
@@ -116,11 +105,11 @@ CASES = [
     Case("smoothed_weighted", FUNCTION, _make((2, 4, 9, 8), smoothing=0.3, weighted=True, ignore=2)),
     Case("focal_1", FUNCTION, _make((2, 3, 9, 8), gamma=1.0)),
     Case("focal_2", FUNCTION, _make((2, 4, 9, 8), gamma=2.0, weighted=True, ignore=IGNORED), probe=True),
-    Case("focal_3.5", FUNCTION, _make((2, 4, 9, 8), gamma=3.5, layout=_channels_last)),
+    Case("focal_3.5", FUNCTION, _make((2, 4, 9, 8), gamma=3.5, layout=channels_last)),
     Case("focal_smoothed", FUNCTION, _make((2, 4, 9, 8), gamma=2.5, smoothing=0.1, weighted=True)),
     Case("sigmoid", FUNCTION, _make((2, 3, 9, 8), activation="sigmoid"), probe=True),
     Case("sigmoid_channels_last", FUNCTION,
-         _make((2, 3, 5, 4, 6), activation="sigmoid", weighted=True, ignore=IGNORED, layout=_channels_last)),
+         _make((2, 3, 5, 4, 6), activation="sigmoid", weighted=True, ignore=IGNORED, layout=channels_last)),
     Case("sigmoid_focal", FUNCTION, _make((2, 3, 9, 8), activation="sigmoid", gamma=2.0, smoothing=0.1)),
     Case("sigmoid_focal_1.5", FUNCTION, _make((2, 3, 9, 8), activation="sigmoid", gamma=1.5, weighted=True)),
     Case("equal_logits", FUNCTION, _equal),
@@ -137,15 +126,15 @@ CASES = [
     Case("nan_ignored", FUNCTION, _not_a_number(IGNORED)),
     Case("bfloat16", FUNCTION, _make((2, 3, 7, 6, 9), dtype=torch.bfloat16), tolerance=8e-3, why=ROUNDED),
     Case("bfloat16_channels_last", FUNCTION,
-         _make((2, 4, 7, 6, 9), dtype=torch.bfloat16, layout=_channels_last), tolerance=8e-3, why=ROUNDED),
+         _make((2, 4, 7, 6, 9), dtype=torch.bfloat16, layout=channels_last), tolerance=8e-3, why=ROUNDED),
     Case("float16", FUNCTION, _make((2, 3, 7, 6), dtype=torch.float16), tolerance=1e-3, why="float16 keeps 11 bits"),
     Case("hippocampus", FUNCTION, _make(SMALL), "nnunet 3D hippocampus, batch 2", traffic=_bytes(SMALL)),
-    Case("hippocampus_last", FUNCTION, _make(SMALL, layout=_channels_last), "nnunet 3D hippocampus, batch 2",
+    Case("hippocampus_last", FUNCTION, _make(SMALL, layout=channels_last), "nnunet 3D hippocampus, batch 2",
          traffic=_bytes(SMALL)),
     Case("patch_128", FUNCTION, _make(BIG, labels=torch.uint8), "nnunet 3D, half a patch of 128^3",
          traffic=_bytes(BIG, 4, 1)),
     Case("patch_128_bfloat16", FUNCTION,
-         _make(BIG, dtype=torch.bfloat16, labels=torch.uint8, layout=_channels_last),
+         _make(BIG, dtype=torch.bfloat16, labels=torch.uint8, layout=channels_last),
          "nnunet 3D, half a patch of 128^3, amp", 8e-3, _bytes(BIG, 2, 1), ROUNDED),
     Case("slices", FUNCTION, _make(SLICES), "nnunet 2D, 16 of 64 slices", traffic=_bytes(SLICES)),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from monai_ext.ops.case import Case
+from monai_ext.ops.case import Case, strided
 
 ROUNDED = "bfloat16 outputs are exact in float64 too: only sums are rounded"
 
@@ -90,13 +90,6 @@ def _masked(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values between others."""
-    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
-
-
 def _in_a_larger_volume(x: torch.Tensor) -> torch.Tensor:
     wide = torch.zeros([size + 2 for size in x.shape])
     inside = wide[tuple(slice(1, size + 1) for size in x.shape)]
@@ -130,7 +123,7 @@ CASES = [
     Case("no_window", "accumulate", _add((4, 4), (2, 2), [])),
     Case("underflow", "accumulate", _add((16, 16), (16, 16), [(0, 0)], sigma=0.03, scale=1e30)),
     Case("large_values", "accumulate", _add((6, 7), (5, 4), [(0, 0), (1, 2)], scale=1e30)),
-    Case("strided_outputs", "accumulate", _add((6, 7), (5, 4), [(0, 0), (1, 2)], [(0,), (1,)], changed=_strided)),
+    Case("strided_outputs", "accumulate", _add((6, 7), (5, 4), [(0, 0), (1, 2)], [(0,), (1,)], changed=strided)),
     Case("channels_last", "accumulate", _add((6, 7, 8), (5, 4, 3), [(0, 0, 0)] * 2, [(0,), (1,)], changed=_last)),
     Case("bfloat16", "accumulate", _add((9, 8, 11), (5, 4, 6), [(0, 0, 0), (4, 4, 5)], [(2,), (0,)],
                                         dtype=torch.bfloat16), why=ROUNDED, probe=True),
@@ -151,7 +144,7 @@ CASES = [
     Case("argmax_ties", "finalise", _finish("argmax", (20, 20), 4, False, changed=_ties)),
     Case("argmax_not_numbers", "finalise", _finish("argmax", (5, 4), scaled=False, changed=_not_numbers)),
     Case("argmax_view", "finalise", _finish("argmax", (5, 4, 3), changed=_in_a_larger_volume)),
-    Case("argmax_strided", "finalise", _finish("argmax", (5, 4, 3), changed=_strided)),
+    Case("argmax_strided", "finalise", _finish("argmax", (5, 4, 3), changed=strided)),
     Case("argmax_lines", "finalise", _label_lines, probe=True),
     Case("four_windows", "accumulate", _add((64, 64, 160), (64,) * 3, ROW, fresh=ROW_FRESH),
          "window inferer, 4 windows of 64^3, 3 classes", traffic=3 * 4 * (4 * WINDOW + 64 * 64 * 160)),

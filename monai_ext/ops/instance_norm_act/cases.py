@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from monai_ext.ops.case import Case
+from monai_ext.ops.case import Case, channels_last, strided
 from monai_ext.ops.instance_norm_act import reference
 
 SUMS = "gradients of weight and bias are sums of many terms of both signs, which torch in float32 leaves 1e-5 off"
@@ -46,17 +46,6 @@ def _make(
     return make
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-
-
-def _strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values between others, so that neither layout holds."""
-    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
-
-
 def _constant(random: torch.Generator) -> tuple[Any, ...]:
     x = torch.full((2, 3, 4, 5), 3.25).requires_grad_()
     return x, torch.rand(3, generator=random), torch.randn(3, generator=random), None, 0, 1e-5, 0.01
@@ -69,7 +58,7 @@ def _not_a_number(random: torch.Generator) -> tuple[Any, ...]:
 
 
 def _step(channels: int, *spatial: int, batch: int = 2, dtype: torch.dtype = torch.float32, last: bool = True) -> Any:
-    layout = _channels_last if last else torch.Tensor.contiguous
+    layout = channels_last if last else torch.Tensor.contiguous
     return _make((batch, channels, *spatial), dtype=dtype, layout=layout)
 
 
@@ -84,32 +73,32 @@ SLICES = 8 * 32 * 192 * 160
 
 CASES = [
     Case("3d", "instance_norm_act", _make((2, 5, 7, 6, 9)), probe=True),
-    Case("3d_channels_last", "instance_norm_act", _make((2, 5, 7, 6, 9), layout=_channels_last), probe=True),
+    Case("3d_channels_last", "instance_norm_act", _make((2, 5, 7, 6, 9), layout=channels_last), probe=True),
     Case("2d", "instance_norm_act", _make((3, 4, 17, 13))),
-    Case("2d_channels_last", "instance_norm_act", _make((3, 4, 17, 13), layout=_channels_last)),
+    Case("2d_channels_last", "instance_norm_act", _make((3, 4, 17, 13), layout=channels_last)),
     Case("1d", "instance_norm_act", _make((2, 3, 37))),
     Case("relu", "instance_norm_act", _make((2, 4, 9, 11), slope=0.0)),
     Case("no_activation", "instance_norm_act", _make((2, 4, 9, 11), slope=1.0)),
     Case("residual", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True), probe=True),
-    Case("residual_channels_last", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True, layout=_channels_last)),
+    Case("residual_channels_last", "instance_norm_act", _make((2, 6, 5, 7, 3), residual=True, layout=channels_last)),
     Case("groups", "instance_norm_act", _make((2, 6, 5, 7), groups=2)),
-    Case("groups_channels_last", "instance_norm_act", _make((2, 6, 5, 7), groups=3, layout=_channels_last)),
+    Case("groups_channels_last", "instance_norm_act", _make((2, 6, 5, 7), groups=3, layout=channels_last)),
     Case("one_group_residual", "instance_norm_act", _make((2, 4, 5, 7), groups=1, residual=True)),
     Case("keep_output", "instance_norm_act", _make((2, 5, 7, 6, 9), keep_output=True, slope=0.1), tolerance=1e-5,
          why="the inverse divides by slope and weight"),
     Case("keep_output_residual_last", "instance_norm_act",
-         _make((2, 5, 7, 6, 9), keep_output=True, residual=True, slope=0.1, layout=_channels_last), tolerance=1e-5,
+         _make((2, 5, 7, 6, 9), keep_output=True, residual=True, slope=0.1, layout=channels_last), tolerance=1e-5,
          why="the inverse divides by slope and weight"),
-    Case("not_contiguous", "instance_norm_act", _make((2, 3, 6, 5), layout=_strided, residual=True)),
+    Case("not_contiguous", "instance_norm_act", _make((2, 3, 6, 5), layout=strided, residual=True)),
     Case("several_chunks", "instance_norm_act", _make((1, 2, 97, 131)), tolerance=2e-5, why=SUMS),
-    Case("several_chunks_channels_last", "instance_norm_act", _make((1, 2, 97, 331), layout=_channels_last),
+    Case("several_chunks_channels_last", "instance_norm_act", _make((1, 2, 97, 331), layout=channels_last),
          tolerance=2e-5, why=SUMS),
-    Case("many_channels_last", "instance_norm_act", _make((2, 50, 3, 4, 5), residual=True, layout=_channels_last)),
+    Case("many_channels_last", "instance_norm_act", _make((2, 50, 3, 4, 5), residual=True, layout=channels_last)),
     Case("many_channels_last_keep_output", "instance_norm_act",
-         _make((2, 50, 3, 4, 5), residual=True, keep_output=True, slope=0.1, layout=_channels_last), tolerance=1e-5,
+         _make((2, 50, 3, 4, 5), residual=True, keep_output=True, slope=0.1, layout=channels_last), tolerance=1e-5,
          why="the inverse divides by slope and weight"),
     Case("many_channels_last_bfloat16", "instance_norm_act",
-         _make((2, 50, 3, 4, 5), dtype=torch.bfloat16, layout=_channels_last), tolerance=6e-3, why=ROUNDED),
+         _make((2, 50, 3, 4, 5), dtype=torch.bfloat16, layout=channels_last), tolerance=6e-3, why=ROUNDED),
     Case("one_channel", "instance_norm_act", _make((2, 1, 8, 8))),
     Case("empty_batch", "instance_norm_act", _make((0, 3, 4, 4))),
     Case("constant", "instance_norm_act", _constant, tolerance=1e-5, why="1 / sqrt(eps) multiplies rounding by 316"),
@@ -119,7 +108,7 @@ CASES = [
     Case("large_values", "instance_norm_act", _make((2, 3, 8, 8), scale=1e15)),
     Case("bfloat16", "instance_norm_act", _make((2, 5, 7, 6, 9), dtype=torch.bfloat16), tolerance=6e-3, why=ROUNDED),
     Case("bfloat16_channels_last", "instance_norm_act",
-         _make((2, 5, 7, 6, 9), dtype=torch.bfloat16, layout=_channels_last), tolerance=6e-3, why=ROUNDED),
+         _make((2, 5, 7, 6, 9), dtype=torch.bfloat16, layout=channels_last), tolerance=6e-3, why=ROUNDED),
     Case("float16", "instance_norm_act", _make((2, 5, 7, 6), dtype=torch.float16), tolerance=1e-3,
          why="float16 keeps 11 bits"),
     Case("level_0", "instance_norm_act", _step(32, 40, 56, 40), "nnunet 3D hippocampus, batch 2", 2e-5,

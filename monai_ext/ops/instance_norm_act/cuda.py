@@ -1,9 +1,8 @@
 """Triton form: bytes are the limit, so every value is read as few times as the statistics allow.
 
-A tile of values is `[BLOCK_C, BLOCK_S]`, channels by positions, in both layouts; `LAST` (channels last) says which of
-the two is contiguous. Groups that fit into the registers of one program take one kernel, which reads x once. Others are
-cut along the positions, so that a few channels fill the device as well: one kernel reduces every chunk, one merges the
-chunks (Chan, Golub and LeVeque 1983), one applies. All sums have a fixed order: equal inputs give equal bits.
+Tiles are those of `monai_ext.ops.tiles`. Groups that fit into the registers of one program take one kernel, which reads
+x once. Others are cut along the positions: one kernel reduces every chunk, one merges the chunks (Chan, Golub and
+LeVeque 1983), one applies. All sums have a fixed order: equal inputs give equal bits.
 """
 # ruff: noqa: N803 - kernels name sizes as shapes are written
 
@@ -17,9 +16,9 @@ import torch
 import triton
 import triton.language as tl
 
+from monai_ext.ops.tiles import column, cut, lanes, output_like, place, read, write
+
 FUSED_VALUES = 16384  # largest tile held in registers: 32 values a thread with 16 warps
-TILE_VALUES = 4096  # of a tile in a loop: 16 values a thread with 8 warps
-PROGRAMS = 132 * 8  # wanted: 8 of 8 warps are what a processor of an H200 holds at most
 MERGED = 1024  # chunks merged at a time
 
 
@@ -39,7 +38,7 @@ def forward(
         return torch.empty_like(x), zeros[0], zeros[1].clone()
     weight, bias = weight.float().contiguous(), bias.float().contiguous()
     residual = None if residual is None else residual.to(x.dtype)
-    y = _output_like(x)
+    y = output_like(x)
     mean = x.new_empty(statistics, dtype=torch.float32)
     rstd = torch.empty_like(mean)
     plan = _plan(x, groups)
@@ -66,8 +65,8 @@ def backward(
     keep_output: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of x, weight, bias and residual (empty without one)."""
-    dx = _output_like(kept)
-    added = None if residual is None else _output_like(kept)
+    dx = output_like(kept)
+    added = None if residual is None else output_like(kept)
     if kept.numel() == 0:
         none = kept.new_empty(0) if added is None else added.to(kept.dtype)
         return dx.to(kept.dtype), torch.zeros_like(weight), torch.zeros_like(bias), none
@@ -92,11 +91,6 @@ def backward(
         _apply_gradient[grid](*inputs, *factors, dx, added, *plan.sizes, *plan.chunks, negative_slope, **how)
     none = kept.new_empty(0) if added is None else added.to(kept.dtype)
     return dx.to(kept.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype), none
-
-
-def _output_like(x: torch.Tensor) -> torch.Tensor:
-    """Where a kernel stores a result: Triton's interpreter would cut bfloat16 off, where a GPU and torch round."""
-    return torch.empty_like(x, dtype=torch.float32 if x.device.type == "cpu" else x.dtype)
 
 
 @dataclass(frozen=True)
@@ -137,14 +131,7 @@ def _plan(x: torch.Tensor, groups: int) -> _Plan:
     splits, chunk = 1, positions
     blocks = groups if per > 1 else triton.cdiv(channels, block_c)
     if not fused:
-        # runs that are not aligned are read value by value, and each address takes registers
-        values = TILE_VALUES if (channels if last else positions) % 16 == 0 else TILE_VALUES // 2
-        block_c = min(power_c, 64 if last else max(1, values // power_s))
-        block_s = min(power_s, max(1, values // block_c))
-        blocks = triton.cdiv(channels, block_c)
-        wanted = triton.cdiv(PROGRAMS, batch * blocks)
-        chunk = triton.cdiv(triton.cdiv(positions, wanted), block_s) * block_s
-        splits = triton.cdiv(positions, chunk)
+        block_c, block_s, blocks, splits, chunk = cut(batch, channels, positions, last)
     tile: dict[str, Any] = {"BLOCK_C": block_c, "BLOCK_S": block_s, "LAST": last}
     if fused:
         tile["GROUPED"] = per > 1
@@ -156,43 +143,6 @@ def _plan(x: torch.Tensor, groups: int) -> _Plan:
 
 
 # ---- pieces of kernels -----------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _place(program, blocks, width, C, S, splits, chunk, LAST: tl.constexpr):
-    """Sample and first channel of a program, its chunk, how many positions that has, and the offset of its first value.
-
-    The grid is `[N, blocks, splits]`; offsets of a tensor take 64 bits, those within a tile 32.
-    """
-    split = program % splits
-    c0 = program // splits % blocks * width
-    n = (program // splits // blocks).to(tl.int64)
-    first = split.to(tl.int64) * chunk
-    base = (n * S + first) * C + c0 if LAST else (n * C + c0) * S + first
-    return n, c0, split, tl.minimum(S - first, chunk), base
-
-
-@triton.jit
-def _lanes(C, S, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr):
-    """Channel, position and offset of the values of a tile from its first: `[BLOCK_C]`, `[1, BLOCK_S]`, the tile."""
-    c, s = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_S)[None, :]
-    offsets = c[:, None] + s * C if LAST else c[:, None] * S + s
-    return c, s, offsets
-
-
-@triton.jit
-def _column(pointer, index, valid):
-    return tl.load(pointer + index, mask=valid, other=0.0)[:, None]
-
-
-@triton.jit
-def _read(pointer, base, offsets, mask):
-    return tl.load(pointer + base + offsets, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _write(pointer, base, offsets, value, mask):
-    tl.store(pointer + base + offsets, value.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -208,15 +158,15 @@ def _total(values, GROUPED: tl.constexpr):
 def _activated(centred, residual, base, offsets, mask, a, b, slope):
     z = centred * a + b
     if residual is not None:
-        z += _read(residual, base, offsets, mask)
+        z += read(residual, base, offsets, mask)
     return tl.where(z > 0, z, z * slope)
 
 
 @triton.jit
 def _constants(weight, bias, mean, rstd, row, c, valid, OUT: tl.constexpr):
     """Of every channel: what `_terms` takes, and what makes its first result the normalised value."""
-    mu, rs = _column(mean, row, valid), _column(rstd, row, valid)
-    w, b = _column(weight, c, valid), _column(bias, c, valid)
+    mu, rs = column(mean, row, valid), column(rstd, row, valid)
+    w, b = column(weight, c, valid), column(bias, c, valid)
     if OUT:
         inverse = tl.where(w == 0, 0.0, 1.0 / tl.where(w == 0, 1.0, w))
         return mu, inverse, b, tl.zeros_like(rs) + 1.0
@@ -227,19 +177,19 @@ def _constants(weight, bias, mean, rstd, row, c, valid, OUT: tl.constexpr):
 @triton.jit
 def _terms(dy, kept, residual, base, offsets, mask, mu, a, b, slope, OUT: tl.constexpr):
     """Deviation from the mean (with `OUT` the normalised value) and gradient before the activation."""
-    g = _read(dy, base, offsets, mask)
-    value = _read(kept, base, offsets, mask)
+    g = read(dy, base, offsets, mask)
+    value = read(kept, base, offsets, mask)
     if OUT:  # a is 1 / weight
         z = tl.where(value > 0, value, value * (1.0 / slope))
         deviation = z - b
         if residual is not None:
-            deviation = (z - _read(residual, base, offsets, mask)) - b
+            deviation = (z - read(residual, base, offsets, mask)) - b
         deviation *= a
     else:  # a is weight * rstd, so that z has the bits that it had forward
         deviation = value - mu
         z = deviation * a + b
         if residual is not None:
-            z += _read(residual, base, offsets, mask)
+            z += read(residual, base, offsets, mask)
     return deviation, tl.where(z > 0, g, g * slope)
 
 
@@ -252,20 +202,20 @@ def _forward_fused(
     BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr, GROUPED: tl.constexpr,
 ):  # fmt: skip
     width = per if GROUPED else BLOCK_C
-    n, c0, _, _, base = _place(tl.program_id(0), (C + width - 1) // width, width, C, S, 1, S, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, _, _, base = place(tl.program_id(0), (C + width - 1) // width, width, C, S, 1, S, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = (lane < width) & (c < C)
     mask = valid[:, None] & (s < S)
     count = S * per
-    values = _read(x, base, offsets, mask)
+    values = read(x, base, offsets, mask)
     mu = _total(values, GROUPED) / count
     values = tl.where(mask, values - mu, 0.0)
     rest = _total(values, GROUPED) / count  # what rounding left out of the mean
     values = tl.where(mask, values - rest, 0.0)
     rs = tl.rsqrt(_total(values * values, GROUPED) / count + eps)
-    a, b = _column(weight, c, valid) * rs, _column(bias, c, valid)
-    _write(y, base, offsets, _activated(values, residual, base, offsets, mask, a, b, slope), mask)
+    a, b = column(weight, c, valid) * rs, column(bias, c, valid)
+    write(y, base, offsets, _activated(values, residual, base, offsets, mask, a, b, slope), mask)
     row = (n * G + c // per)[:, None]
     tl.store(mean + row, mu + rest, mask=valid[:, None])
     tl.store(rstd + row, rs, mask=valid[:, None])
@@ -277,8 +227,8 @@ def _backward_fused(
     OUT: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, LAST: tl.constexpr, GROUPED: tl.constexpr,
 ):  # fmt: skip
     width = per if GROUPED else BLOCK_C
-    n, c0, _, _, base = _place(tl.program_id(0), (C + width - 1) // width, width, C, S, 1, S, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, _, _, base = place(tl.program_id(0), (C + width - 1) // width, width, C, S, 1, S, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = (lane < width) & (c < C)
     mask = valid[:, None] & (s < S)
@@ -287,12 +237,12 @@ def _backward_fused(
     deviation, dz = _terms(dy, kept, residual, base, offsets, mask, mu, a, b, slope, OUT)
     s1 = _total(dz, False)
     s2 = _total(tl.where(mask, dz * deviation, 0.0), False) * scale
-    w, rs = _column(weight, c, valid), _column(rstd, row, valid)
+    w, rs = column(weight, c, valid), column(rstd, row, valid)
     flat = _total(w * s1, GROUPED) * rs / (S * per)
     sloped = _total(w * s2, GROUPED) * rs / (S * per) * scale
-    _write(dx, base, offsets, rs * w * dz - flat - deviation * sloped, mask)
+    write(dx, base, offsets, rs * w * dz - flat - deviation * sloped, mask)
     if added is not None:
-        _write(added, base, offsets, dz, mask)
+        write(added, base, offsets, dz, mask)
     index = (n * C + c)[:, None]
     tl.store(sums + index, s1, mask=valid[:, None])
     tl.store(products + index, s2, mask=valid[:, None])
@@ -308,14 +258,14 @@ def _moments(
 ):  # fmt: skip
     """Mean and sum of squared deviations of a chunk; every lane of the tile keeps its own until the end (Welford)."""
     blocks = (C + BLOCK_C - 1) // BLOCK_C
-    n, c0, split, length, base = _place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, split, length, base = place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     valid = c0 + lane < C
     mu = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
     m2 = tl.zeros((BLOCK_C, BLOCK_S), tl.float32)
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
-        value = _read(x, base + (i * C if LAST else i), offsets, mask)
+        value = read(x, base + (i * C if LAST else i), offsets, mask)
         d = tl.where(mask, value - mu, 0.0)
         mu += d * (1.0 / (i // BLOCK_S + 1))
         m2 += d * (value - mu)
@@ -363,8 +313,8 @@ def _apply(
 ):  # fmt: skip
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # backwards: the cache holds what was read last
     blocks = (C + BLOCK_C - 1) // BLOCK_C
-    n, c0, _, length, base = _place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, _, length, base = place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = c < C
     row = n * G + c // per
@@ -372,8 +322,8 @@ def _apply(
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
         here = base + (i * C if LAST else i)
-        centred = _read(x, here, offsets, mask) - mu
-        _write(y, here, offsets, _activated(centred, residual, here, offsets, mask, a, b, slope), mask)
+        centred = read(x, here, offsets, mask) - mu
+        write(y, here, offsets, _activated(centred, residual, here, offsets, mask, a, b, slope), mask)
 
 
 @triton.jit
@@ -383,8 +333,8 @@ def _gradient_sums(
 ):  # fmt: skip
     """Sums over a chunk of the gradient before the activation, alone and times the normalised value."""
     blocks = (C + BLOCK_C - 1) // BLOCK_C
-    n, c0, split, length, base = _place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, split, length, base = place(tl.program_id(0), blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = c < C
     mu, a, b, scale = _constants(weight, bias, mean, rstd, n * G + c // per, c, valid, OUT)
@@ -440,18 +390,18 @@ def _apply_gradient(
 ):  # fmt: skip
     program = tl.num_programs(0) - 1 - tl.program_id(0)  # as in _apply
     blocks = (C + BLOCK_C - 1) // BLOCK_C
-    n, c0, _, length, base = _place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
-    lane, s, offsets = _lanes(C, S, BLOCK_C, BLOCK_S, LAST)
+    n, c0, _, length, base = place(program, blocks, BLOCK_C, C, S, splits, chunk, LAST)
+    lane, s, offsets = lanes(C, S, BLOCK_C, BLOCK_S, LAST)
     c = c0 + lane
     valid = c < C
     row = n * G + c // per
     mu, a, b, scale = _constants(weight, bias, mean, rstd, row, c, valid, OUT)
-    p = _column(weight, c, valid) * _column(rstd, row, valid)
-    t, q = _column(flat, row, valid), _column(sloped, row, valid) * scale
+    p = column(weight, c, valid) * column(rstd, row, valid)
+    t, q = column(flat, row, valid), column(sloped, row, valid) * scale
     for i in range(0, length, BLOCK_S):
         mask = valid[:, None] & (s < length - i)
         here = base + (i * C if LAST else i)
         deviation, dz = _terms(dy, kept, residual, here, offsets, mask, mu, a, b, slope, OUT)
-        _write(dx, here, offsets, p * dz - t - deviation * q, mask)
+        write(dx, here, offsets, p * dz - t - deviation * q, mask)
         if added is not None:
-            _write(added, here, offsets, dz, mask)
+            write(added, here, offsets, dz, mask)

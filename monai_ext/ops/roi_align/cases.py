@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from monai_ext.ops.case import Case
+from monai_ext.ops.case import Case, channels_last, strided
 
 ROUNDED = (
     "bfloat16 keeps 8 bits: inputs are exact in it; outputs, gradients of them and of maps are rounded (interpreted "
@@ -65,22 +65,11 @@ def _pyramid(
     def make(random: torch.Generator) -> tuple[Any, ...]:
         batch, channels, height, width = base
         maps = [torch.randn((batch, channels, height >> k, width >> k), generator=random) for k in range(4)]
-        maps = [_channels_last(value.to(dtype)).requires_grad_() for value in maps]
+        maps = [channels_last(value.to(dtype)).requires_grad_() for value in maps]
         boxes = _boxes(random, count, batch, (4.0 * height, 4.0 * width), sides)
         return maps, boxes, output_size, (4, 8, 16, 32), sampling, True, canonical_size
 
     return make
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values between others, so that neither layout holds."""
-    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
 
 
 def _with_nan(x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +107,7 @@ PYRAMID = (4, 64, 32, 32)
 
 CASES = [
     Case("contiguous", "roi_align", _make((2, 5, 3, 5), 2), probe=True),
-    Case("channels_last", "roi_align", _make((2, 5, 3, 5), 2, layout=_channels_last), probe=True),
+    Case("channels_last", "roi_align", _make((2, 5, 3, 5), 2, layout=channels_last), probe=True),
     Case("unaligned", "roi_align", _make((2, 5, 3, 5), 2, (2, 1), aligned=False, sides=(0.5, 30.0)), probe=True),
     Case("adaptive", "roi_align", _make((2, 3, 4, 5), 2, (1, 2), sampling=0), probe=True),
     Case("adaptive_unaligned", "roi_align",
@@ -126,12 +115,12 @@ CASES = [
     Case("one_sample", "roi_align", _make((2, 5, 4, 5), 2, (1, 2), sampling=1)),
     Case("three_samples", "roi_align", _make((1, 3, 4, 5), 2, (2, 1), sampling=3)),
     Case("wider_than_a_tile", "roi_align", _make((1, 3, 2, 37), output_size=(1, 3), scale=1.0, rois=WIDE)),
-    Case("not_contiguous", "roi_align", _make((1, 3, 4, 5), 2, (1, 2), layout=_strided)),
+    Case("not_contiguous", "roi_align", _make((1, 3, 4, 5), 2, (1, 2), layout=strided)),
     Case("one_bin", "roi_align", _make((2, 3, 4, 5), 2, (1, 1))),
     Case("one_pixel", "roi_align", _make((2, 3, 1, 1), 2, (2, 1), scale=1.0, sides=(0.2, 3.0))),
     Case("one_row", "roi_align", _make((1, 3, 1, 9), 2, (2, 2), scale=1.0, sides=(0.2, 5.0))),
-    Case("one_channel", "roi_align", _make((2, 1, 3, 4), 2, (1, 2), layout=_channels_last)),
-    Case("many_channels", "roi_align", _make((1, 343, 2, 3), 1, (2, 1), layout=_channels_last)),
+    Case("one_channel", "roi_align", _make((2, 1, 3, 4), 2, (1, 2), layout=channels_last)),
+    Case("many_channels", "roi_align", _make((1, 343, 2, 3), 1, (2, 1), layout=channels_last)),
     Case("many_regions", "roi_align", _make((1, 2, 1, 5), 12, (1, 1)), tolerance=1e-5, why=SUMS),
     Case("no_regions", "roi_align", _make((2, 3, 5, 6), 0)),
     Case("odd_regions", "roi_align", _make((2, 3, 3, 6), output_size=(2, 1), scale=1.0, rois=ODD), probe=True),
@@ -145,7 +134,7 @@ CASES = [
     Case("far_from_the_origin", "roi_align", _make((1, 2, 1, 300), 2, (1, 2), sides=(4.0, 12.0))),
     Case("bfloat16", "roi_align", _make((1, 20, 3, 4), 2, (1, 2), dtype=torch.bfloat16), tolerance=1.2e-2, why=ROUNDED),
     Case("bfloat16_channels_last", "roi_align",
-         _make((1, 70, 3, 4), 2, (2, 1), dtype=torch.bfloat16, layout=_channels_last), tolerance=1.2e-2, why=ROUNDED),
+         _make((1, 70, 3, 4), 2, (2, 1), dtype=torch.bfloat16, layout=channels_last), tolerance=1.2e-2, why=ROUNDED),
     Case("float16", "roi_align", _make((1, 5, 3, 4), 2, (1, 2), dtype=torch.float16), tolerance=1e-3,
          why="float16 keeps 11 bits"),
     Case("pyramid", "multiscale_roi_align", _pyramid((2, 3, 8, 8), 4, (2, 1), (4.0, 40.0), canonical_size=24.0),
@@ -154,10 +143,10 @@ CASES = [
          _pyramid((1, 3, 8, 8), 2, (1, 2), (4.0, 32.0), 0, canonical_size=36.0)),
     Case("pyramid_no_regions", "multiscale_roi_align", _pyramid((2, 3, 8, 8), 0)),
     Case("boxes", "roi_align",
-         _make(FINE, 128, (7, 7), layout=_channels_last, sides=(16.0, 112.0)), "mask_rcnn at 256, box head, level 2",
+         _make(FINE, 128, (7, 7), layout=channels_last, sides=(16.0, 112.0)), "mask_rcnn at 256, box head, level 2",
          1e-5, _bytes(FINE, 128, (7, 7)), SUMS),
     Case("masks", "roi_align",
-         _make(SMALL, 64, (14, 14), layout=_channels_last, sides=(16.0, 112.0)),
+         _make(SMALL, 64, (14, 14), layout=channels_last, sides=(16.0, 112.0)),
          "mask_rcnn with resnet-small at 256, mask head, level 2", 1e-5, _bytes(SMALL, 64, (14, 14)), SUMS),
     Case("pyramid_boxes", "multiscale_roi_align", _pyramid(PYRAMID, 256),
          "mask_rcnn with resnet-small at 128, batch 4, box head", 1e-5, _bytes(PYRAMID, 256, (7, 7)) * 4 // 3, SUMS),

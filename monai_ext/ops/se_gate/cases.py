@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monai_ext.ops.case import Case
+from monai_ext.ops.case import Case, channels_last, strided
 from monai_ext.ops.se_gate import reference
 
 SUMS = "gradients of layers and norm are sums of many terms of both signs, which torch in float32 leaves 1e-5 off"
@@ -67,17 +67,6 @@ def _make(
     return make
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-
-
-def _strided(x: torch.Tensor) -> torch.Tensor:
-    """The same values between others, so that neither layout holds."""
-    wide = torch.zeros((*x.shape[:-1], 2 * x.shape[-1]), dtype=x.dtype)
-    wide[..., ::2] = x
-    return wide[..., ::2]
-
-
 def _constant_channel(x: torch.Tensor) -> None:
     x[:, 1] = 3.25
 
@@ -90,14 +79,14 @@ def _block(
     batch: int, channels: int, size: int, hidden: int, dtype: torch.dtype = torch.float32, last: bool = True
 ) -> Callable[[torch.Generator], tuple[Any, ...]]:
     """A training step's block of SE-ResNeXt101 at 224 pixels."""
-    layout = _channels_last if last else torch.Tensor.contiguous
+    layout = channels_last if last else torch.Tensor.contiguous
     return _make((batch, channels, size, size), hidden, dtype=dtype, layout=layout)
 
 
 def _folded(batch: int, channels: int, size: int, hidden: int) -> Callable[[torch.Generator], tuple[Any, ...]]:
     """The same block when images are classified: its norm is part of the convolution."""
     shape = (batch, channels, size, size)
-    return _make(shape, hidden, norm=False, training=False, layout=_channels_last, differentiated=False)
+    return _make(shape, hidden, norm=False, training=False, layout=channels_last, differentiated=False)
 
 
 def _trained(*shape: int, size: int = 4) -> int:
@@ -113,30 +102,30 @@ def _applied(*shape: int) -> int:
 
 CASES = [
     Case("2d", "se_gate", _make((3, 6, 7, 9)), probe=True),
-    Case("2d_channels_last", "se_gate", _make((3, 6, 7, 9), layout=_channels_last), probe=True),
+    Case("2d_channels_last", "se_gate", _make((3, 6, 7, 9), layout=channels_last), probe=True),
     Case("3d", "se_gate", _make((2, 5, 4, 6, 3))),
-    Case("3d_channels_last", "se_gate", _make((2, 5, 4, 6, 3), layout=_channels_last)),
+    Case("3d_channels_last", "se_gate", _make((2, 5, 4, 6, 3), layout=channels_last)),
     Case("1d", "se_gate", _make((2, 7, 37))),
     Case("inference", "se_gate", _make((3, 6, 7, 9), training=False), probe=True),
-    Case("inference_channels_last", "se_gate", _make((3, 6, 7, 9), training=False, layout=_channels_last), probe=True),
+    Case("inference_channels_last", "se_gate", _make((3, 6, 7, 9), training=False, layout=channels_last), probe=True),
     Case("folded", "se_gate", _make((3, 6, 7, 9), norm=False, training=False)),
-    Case("folded_channels_last", "se_gate", _make((3, 6, 7, 9), norm=False, training=False, layout=_channels_last)),
+    Case("folded_channels_last", "se_gate", _make((3, 6, 7, 9), norm=False, training=False, layout=channels_last)),
     Case("folded_in_training", "se_gate", _make((3, 6, 7, 9), norm=False)),
     Case("no_residual", "se_gate", _make((2, 6, 5, 7), residual=False)),
-    Case("no_residual_channels_last", "se_gate", _make((2, 6, 5, 7), residual=False, layout=_channels_last)),
+    Case("no_residual_channels_last", "se_gate", _make((2, 6, 5, 7), residual=False, layout=channels_last)),
     Case("no_relu", "se_gate", _make((2, 6, 5, 7), relu=False)),
-    Case("no_relu_channels_last", "se_gate", _make((2, 6, 5, 7), relu=False, layout=_channels_last)),
+    Case("no_relu_channels_last", "se_gate", _make((2, 6, 5, 7), relu=False, layout=channels_last)),
     Case("neither", "se_gate", _make((2, 6, 5, 7), residual=False, relu=False, training=False)),
-    Case("not_contiguous", "se_gate", _make((2, 3, 6, 5), layout=_strided)),
-    Case("one_sample", "se_gate", _make((1, 8, 6, 5), layout=_channels_last)),
+    Case("not_contiguous", "se_gate", _make((2, 3, 6, 5), layout=strided)),
+    Case("one_sample", "se_gate", _make((1, 8, 6, 5), layout=channels_last)),
     Case("one_position", "se_gate", _make((6, 8, 1, 1))),
     Case("one_channel", "se_gate", _make((2, 1, 8, 8), hidden=1)),
     Case("one_hidden", "se_gate", _make((2, 9, 5, 5), hidden=1)),
     Case("many_channels", "se_gate", _make((2, 150, 3, 4), hidden=19), tolerance=1e-5, why=SUMS),
-    Case("many_channels_last", "se_gate", _make((2, 150, 3, 4), hidden=19, layout=_channels_last), tolerance=1e-5,
+    Case("many_channels_last", "se_gate", _make((2, 150, 3, 4), hidden=19, layout=channels_last), tolerance=1e-5,
          why=SUMS),
     Case("several_chunks", "se_gate", _make((2, 2, 97, 61)), tolerance=2e-5, why=SUMS),
-    Case("several_chunks_channels_last", "se_gate", _make((2, 3, 97, 61), layout=_channels_last), tolerance=2e-4,
+    Case("several_chunks_channels_last", "se_gate", _make((2, 3, 97, 61), layout=channels_last), tolerance=2e-4,
          why=ROWS),
     Case("empty_batch", "se_gate", _make((0, 3, 4, 4), training=False)),
     Case("constant_channel", "se_gate", _make((2, 3, 4, 5), change=_constant_channel), tolerance=3e-5, why=CONSTANT),
@@ -146,10 +135,10 @@ CASES = [
          why="torch rounds the mean to 6e-4 of the deviation, and the gate's gradient multiplies that"),
     Case("large_values", "se_gate", _make((2, 3, 8, 8), scale=1e15)),
     Case("bfloat16", "se_gate", _make((2, 5, 7, 9), dtype=torch.bfloat16), tolerance=6e-3, why=ROUNDED),
-    Case("bfloat16_channels_last", "se_gate", _make((2, 40, 7, 3), dtype=torch.bfloat16, layout=_channels_last),
+    Case("bfloat16_channels_last", "se_gate", _make((2, 40, 7, 3), dtype=torch.bfloat16, layout=channels_last),
          tolerance=6e-3, why=ROUNDED),
     Case("bfloat16_inference", "se_gate",
-         _make((2, 40, 7, 3), dtype=torch.bfloat16, training=False, layout=_channels_last), tolerance=6e-3,
+         _make((2, 40, 7, 3), dtype=torch.bfloat16, training=False, layout=channels_last), tolerance=6e-3,
          why=ROUNDED),
     Case("float16", "se_gate", _make((2, 5, 7, 6), dtype=torch.float16), tolerance=1e-3, why="float16 keeps 11 bits"),
     Case("stage_1", "se_gate", _block(8, 256, 56, 16), "se_resnext101 at 224, batch 8", 2e-4, _trained(8, 256, 56, 56),

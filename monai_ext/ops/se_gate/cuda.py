@@ -1,9 +1,7 @@
 """Triton form: x is read once for its moments and once for y; backward the same.
 
-A tile of values is `[BLOCK_C, BLOCK_S]`, channels by positions, in both layouts; `LAST` (channels last) says which of
-the two is contiguous. Channels are cut along the positions, so that a few of them fill the device as well. Between the
-two passes small kernels merge chunks and compute the gate. Sums are float32 in a chunk, float64 across them, in a fixed
-order: equal inputs give equal bits.
+Tiles are those of `monai_ext.ops.tiles`. Between the two passes small kernels merge chunks and compute the gate. Sums
+are float32 in a chunk, float64 across them, in a fixed order: equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -15,9 +13,8 @@ import torch
 import triton
 
 from monai_ext.ops.se_gate import cuda_gate, cuda_passes
+from monai_ext.ops.tiles import cut, output_like
 
-TILE_VALUES = 4096  # 16 values a thread with 8 warps
-PROGRAMS = 132 * 8  # wanted: 8 of 8 warps are what a processor of an H200 holds at most
 LAYER_VALUES = 4096  # of a tile of the gate's layers
 
 
@@ -61,7 +58,7 @@ def forward(
     cuda_gate.gate_values[(batch * blocks_c,)](
         hidden, w2, b2, squeezed, centre, *norm, gate, scale, offset, channels, hidden_size, eps, **layer
     )
-    y = _output_like(x)
+    y = output_like(x)
     cuda_passes.apply[(plan.programs,)](
         x, residual, mean, scale, offset, y, *plan.sizes, *plan.chunks, RELU=relu, **plan.tile
     )
@@ -90,7 +87,7 @@ def backward(
     training = training and norm_weight is not None
     plan = _plan(x, w1.shape[0])
     batch, channels, hidden_size = x.shape[0], x.shape[1], w1.shape[0]
-    added = None if y is None else _output_like(x)
+    added = None if y is None else output_like(x)
     sums, products = _buffers(x, 2, batch, channels, plan.splits)
     cuda_passes.gradient_sums[(plan.programs,)](
         dy, y, x, mean, added, sums, products, *plan.sizes, *plan.chunks, **plan.tile
@@ -119,7 +116,7 @@ def backward(
     )  # fmt: skip
     dw1, db1 = _layer_gradient(dhidden, squeezed, plan)
     dw2, db2 = _layer_gradient(dz, hidden, plan)
-    dx = _output_like(x)
+    dx = output_like(x)
     given = dy if added is None else added
     cuda_passes.apply_gradient[(plan.programs,)](
         given, x, mean, scale, flat, slope, dx, *plan.sizes, *plan.chunks, SLOPE=training, **plan.tile
@@ -145,11 +142,6 @@ def _buffers(x: torch.Tensor, count: int, *shape: int) -> list[torch.Tensor]:
 
 def _plain(value: torch.Tensor | None) -> torch.Tensor | None:
     return None if value is None else value.to(torch.float32).contiguous()
-
-
-def _output_like(x: torch.Tensor) -> torch.Tensor:
-    """Where a kernel stores a result: Triton's interpreter would cut bfloat16 off, where a GPU and torch round."""
-    return torch.empty_like(x, dtype=torch.float32 if x.device.type == "cpu" else x.dtype)
 
 
 @dataclass(frozen=True)
@@ -179,20 +171,12 @@ class _Plan:
 
 def _plan(x: torch.Tensor, hidden: int) -> _Plan:
     batch, channels, positions, last = x.shape[0], x.shape[1], prod(x.shape[2:]), not x.is_contiguous()
-    power_c, power_s = triton.next_power_of_2(channels), triton.next_power_of_2(positions)
-    # runs that are not aligned are read value by value, and each address takes registers
-    values = TILE_VALUES if (channels if last else positions) % 16 == 0 else TILE_VALUES // 2
-    block_c = min(power_c, 64 if last else max(1, values // power_s))
-    block_s = min(power_s, max(1, values // block_c))
-    blocks = triton.cdiv(channels, block_c)
-    wanted = triton.cdiv(PROGRAMS, batch * blocks)
-    chunk = triton.cdiv(triton.cdiv(positions, wanted), block_s) * block_s
-    splits = triton.cdiv(positions, chunk)
+    block_c, block_s, blocks, splits, chunk = cut(batch, channels, positions, last)
     tile: dict[str, int | bool] = {"BLOCK_C": block_c, "BLOCK_S": block_s, "LAST": last}
     tile["num_warps"] = max(1, min(8, block_c * block_s // 256))
     block_k = min(128, triton.next_power_of_2(splits))
     block_n = max(1, min(triton.next_power_of_2(batch), 1024 // block_k))
-    layer_c = min(power_c, 64)
+    layer_c = min(triton.next_power_of_2(channels), 64)
     layer_h = max(1, min(triton.next_power_of_2(hidden), 16, LAYER_VALUES // layer_c))
     sizes, chunks = (channels, positions), (splits, chunk)
     return _Plan(batch * blocks * splits, splits, sizes, chunks, tile, block_n, block_k, layer_c, layer_h)

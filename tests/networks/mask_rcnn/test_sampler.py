@@ -68,6 +68,35 @@ def test_without_a_generator_torch_draws() -> None:
     assert all(map(torch.equal, first, BalancedSampler(8)(states(50, 50))))
 
 
+def test_rows_of_a_batch() -> None:
+    torch.manual_seed(0)
+    cases = [(100, 500), (5, 500), (0, 500), (100, 10), (3, 4), (0, 0), (16, 48)]
+    given = torch.stack([states(p, n, 600 - p - n) for p, n in cases])
+    indices, kinds = BalancedSampler(64, 0.25).batch(given)
+    assert indices.shape == kinds.shape == (7, 64)
+    assert (kinds == 1).sum(1).tolist() == [16, 5, 0, 16, 3, 0, 16]
+    assert (kinds == 0).sum(1).tolist() == [48, 59, 64, 10, 4, 0, 48]
+    assert (kinds.diff(dim=1) <= 0).all()  # positives first
+    for row, places, kind in zip(given, indices, kinds, strict=True):
+        drawn = places[kind >= 0]
+        assert drawn.unique().numel() == drawn.numel()
+        assert torch.equal(row[drawn], kind[kind >= 0])
+    again = BalancedSampler(64, 0.25).batch(given)[0]
+    assert not torch.equal(again, indices)
+    assert BalancedSampler(64).batch(given[:, :9])[0].shape == (7, 9)
+    with pytest.raises(ValueError, match="matrix"):
+        BalancedSampler(4).batch(given[0])
+
+
+def test_all_of_a_row_have_the_same_chance() -> None:
+    torch.manual_seed(0)
+    given = torch.tensor([1, 0]).repeat_interleave(40).expand(2000, -1)
+    indices, kinds = BalancedSampler(16, 0.5).batch(given)
+    assert ((kinds == 1).sum(1) == 8).all()
+    counts = torch.bincount(indices.flatten(), minlength=80).double()
+    assert (counts - 400).abs().max() < 5 * 400**0.5  # binomial, its variance below the mean
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_devices_draw_alike() -> None:
