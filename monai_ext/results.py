@@ -31,6 +31,18 @@ CLASS_SCORES = (
     "class_recall",
 )
 CLASS_COLUMNS = (*FIRST, *CLASS_SCORES, *LAST)  # of classification bundles
+INSTANCE_SCORES = (
+    "mask_ap50",
+    "mask_ap",
+    "box_ap",
+    "nuclei_ap50",
+    "nuclei_ap80",
+    "nuclei_ap_per_image",
+    "nuclei_f1_50",
+    "nuclei_pq",
+    "nuclei_aji",
+)
+INSTANCE_COLUMNS = (*FIRST, *INSTANCE_SCORES, *LAST)  # of instance segmentation bundles
 TABLE = re.compile(r"(<!-- results: (?P<file>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 SELECTION = re.compile(r"(<!-- rows: (?P<file>\S+): (?P<columns>[^>]+) -->\n).*?(<!-- end of rows -->)", re.DOTALL)
@@ -82,7 +94,7 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
         "recipe": recipe,
         "dataset": plan["dataset"],
         "fold": summary["fold"],
-        "cases": summary["num_cases"],
+        "cases": summary["num_images"] if "num_images" in summary else summary["num_cases"],
         "training_minutes": f"{training['training_minutes']:.1f}",
         "steps": training["iterations"],
         **_scores(summary),
@@ -98,6 +110,8 @@ def result_row(run: Path, command: str, recipe: str = "train.json") -> dict[str,
 def _scores(summary: dict[str, Any]) -> dict[str, str]:
     if "soft_dice" in summary:
         return _slice_scores(summary)
+    if "nuclei_ap50" in summary:
+        return {name: _four(summary[name]) for name in INSTANCE_SCORES}
     return _classification_scores(summary) if "balanced_accuracy" in summary else _segmentation_scores(summary)
 
 
@@ -161,7 +175,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: result file not found. Cure: `python -m monai_ext record` writes it")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) not in (COLUMNS, SLICE_COLUMNS, CLASS_COLUMNS):
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, SLICE_COLUMNS, CLASS_COLUMNS, INSTANCE_COLUMNS):
             raise InputError(f"{path}: has columns {reader.fieldnames}, not {list(COLUMNS)}. Cure: restore the file")
         return list(reader)
 

@@ -10,7 +10,7 @@ import pytest
 
 from monai_ext.errors import InputError
 from monai_ext.evaluation.classification_report import write_classification_report
-from monai_ext.results import CLASS_COLUMNS, COLUMNS, append_row, fill_tables, read_rows, result_row
+from monai_ext.results import CLASS_COLUMNS, COLUMNS, INSTANCE_COLUMNS, append_row, fill_tables, read_rows, result_row
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -69,6 +69,17 @@ def test_classification_has_its_own_columns(run: Path, tmp_path: Path) -> None:
     other = dict.fromkeys(COLUMNS, "")
     with pytest.raises(InputError, match="another kind of bundle"):
         append_row(tmp_path / "results.csv", other)
+
+
+def test_instance_segmentation_has_its_own_columns(run: Path, tmp_path: Path) -> None:
+    scores = {name: 0.5 for name in INSTANCE_COLUMNS if "_ap" in name or name.startswith("nuclei")}
+    summary = {"fold": 1, "num_images": 7, **scores, "mask_ap50": 0.87654, "box_ap": None}
+    (run / "evaluation" / "summary.json").write_text(json.dumps(summary))
+    row = result_row(run, "python -m z", "recipe_nuclei.json")
+    assert tuple(row) == INSTANCE_COLUMNS
+    assert (row["cases"], row["mask_ap50"], row["box_ap"], row["nuclei_pq"]) == (7, "0.8765", "-", "0.5000")
+    append_row(tmp_path / "results.csv", row)
+    assert read_rows(tmp_path / "results.csv")[0]["mask_ap50"] == "0.8765"
 
 
 def test_unfinished_run_is_refused(run: Path) -> None:

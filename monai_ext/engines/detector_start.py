@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ CURE = "train first, or set --ckpt_path"
 
 def start_detector(
     network: nn.Module,
+    plan: InstancePlan,
     pretrained: str,
     backbone_ckpt: str,
     device: torch.device | str,
@@ -32,7 +34,8 @@ def start_detector(
     """Fill a network from a weight file and bring it to its device, in place.
 
     Args:
-        network: `MaskRCNN`.
+        network: `MaskRCNN` of the plan.
+        plan: of the training. The last layers of a model of this package are kept only where its classes are the same.
         pretrained: file of a whole detector; empty for none.
         backbone_ckpt: file of a ResNet for the backbone; empty for none.
         device, channels_last: see `on_device`.
@@ -46,9 +49,13 @@ def start_detector(
             f"--pretrained {pretrained} with --backbone_ckpt {backbone_ckpt}: the first holds a backbone already. "
             "Cure: one of the two"
         )
-    if pretrained or backbone_ckpt:
-        logger.info("%s", load_detector_weights(network, pretrained or backbone_ckpt).describe())
-    return with_compiled_backbone(on_device(network, device, channels_last), compiled)
+    if pretrained:
+        beside = Path(pretrained).parent / "plan.json"
+        other_classes = beside.is_file() and InstancePlan.load(beside).classes != plan.classes
+        logger.info("%s", load_detector_weights(network, pretrained, new_head=other_classes).describe())
+    if backbone_ckpt:
+        logger.info("%s", load_detector_weights(network, backbone_ckpt, backbone_only=True).describe())
+    return with_compiled_backbone(_on_device(network, device, channels_last), compiled)
 
 
 def trained_detector(
@@ -71,7 +78,7 @@ def trained_detector(
             f"Cure: --ckpt_path {models[0]}"
         )
     network = load_weights(network, models[0], CURE)
-    return with_compiled_backbone(on_device(network, device, channels_last), compiled)
+    return with_compiled_backbone(_on_device(network, device, channels_last), compiled)
 
 
 def plan_of_detector(ckpt_path: str, bundle_root: str) -> InstancePlan:
@@ -84,6 +91,14 @@ def with_compiled_backbone(network: nn.Module, compiled: bool) -> nn.Module:
     if compiled:
         network.get_submodule("backbone").compile()
     return network
+
+
+def _on_device(network: nn.Module, device: torch.device | str, channels_last: bool) -> nn.Module:
+    """As `on_device`; a detector is made with channels last and told where it is not to be."""
+    if not channels_last:
+        network = network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.channels_last = False  # type: ignore[assignment]
+    return on_device(network, device, channels_last)
 
 
 def with_limits(plan: InstancePlan, **limits: float) -> InstancePlan:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bundle_commands import NNUNET, REPOSITORY, SE_RESNEXT, UNET_EM
+from bundle_commands import MASK_RCNN, NNUNET, REPOSITORY, SE_RESNEXT, UNET_EM
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.planning.class_plan import ClassPlan
 from monai_ext.planning.em_plan import EmPlan
+from monai_ext.planning.instance_plan import InstancePlan
 from monai_ext.planning.plan import Plan
 
 FOLDER = REPOSITORY / "notebooks"
@@ -30,6 +31,7 @@ BUNDLES = {
     "custom_dataset": NNUNET.parent,
     "em_membranes": UNET_EM.parent,
     "explore_dataset": NNUNET.parent,
+    "segment_instances": MASK_RCNN.parent,
 }
 NAMES = tuple(BUNDLES)
 LIMIT = 1_500_000  # bytes: a diff that a person still opens
@@ -294,3 +296,39 @@ def test_table_with_several_labels_and_patients(tmp_path: Path) -> None:
     assert patients[0].isdisjoint(patients[1])
     assert f"{len(fold['train'])} images for training, {len(fold['val'])} kept aside" in printed(notebook)
     assert not (tmp_path / "work" / "prepared" / "raw").exists()
+
+
+def instance_keys() -> dict[str, Any]:
+    """The sizes of tiny.json; crops and tiles of 96 pixels hold the largest objects of the phantom."""
+    tiny = json.loads((MASK_RCNN / "tiny.json").read_text())
+    names = ("arch", "batch_size", "epoch_length", "num_workers", "roi_batch", "rpn_batch")
+    return {name: tiny[name] for name in names} | {"image_size": [96, 96], "eval_samples": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("private_jupyter")
+def test_objects_are_found_counted_and_outlined(tmp_path: Path) -> None:
+    """Two steps teach nothing, but every cell runs, and what is shown is what the files say."""
+    notebook = execute("segment_instances", tmp_path, max_epochs=1, more_keys=instance_keys())
+    assert pictures(notebook) >= 8
+    work, text = tmp_path / "work", printed(notebook)
+    proposed = json.loads((work / "anchors.json").read_text())
+    plan = InstancePlan.load(work / "run" / "plan.json")
+    assert [list(sizes) for sizes in plan.anchor_sizes] == proposed["anchor_sizes"]
+    assert (plan.scale, plan.canonical_size) == (1, proposed["canonical_size"])
+    rows = [json.loads(line) for line in (work / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [2]
+    summary = json.loads((work / "run" / "evaluation" / "summary.json").read_text())
+    assert summary["num_images"] == 4
+    assert f"| mask | {summary['mask_ap']:.3f} | {summary['mask_ap50']:.3f} |" in text
+    for line in summary["by_score_threshold"]:
+        assert re.search(rf"\| (\**){line['score_threshold']:.2f}\1 \|", text)
+    with open(work / "predictions" / "objects.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    label_map = np.array(Image.open(work / "predictions" / "labels" / "mosaic.png"))
+    assert label_map.shape == Image.open(work / "mosaic.png").size[::-1]
+    assert min(label_map.shape) > 3 * plan.image_size[0]  # several tiles
+    assert sorted(np.unique(label_map[label_map > 0])) == [int(line["value"]) for line in found]
+    for name in plan.classes:
+        assert f"| {name} | {sum(line['class'] == name for line in found)} |" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["work"]

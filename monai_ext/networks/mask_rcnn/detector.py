@@ -70,7 +70,13 @@ class MaskRCNN(nn.Module):
         rules: of a training step.
         proposals: kept in inference.
         detections: kept in inference.
+
+    Attributes:
+        channels_last: layout that images are brought to; RoIAlign and the 1x1 convolutions read the channels of a
+            pixel side by side, so it is the faster one.
     """
+
+    channels_last = True
 
     def __init__(
         self,
@@ -166,8 +172,8 @@ class MaskRCNN(nn.Module):
         ]
 
     def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        # RoIAlign and the 1x1 convolutions read the channels of a pixel side by side
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.backbone(images.contiguous(memory_format=layout))
 
     def _anchors(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return self.anchors([(level.shape[2], level.shape[3]) for level in features], features[0].device)

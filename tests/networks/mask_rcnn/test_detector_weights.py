@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -426,8 +425,15 @@ def test_spoilt_files(tmp_path: Path, state: dict[str, torch.Tensor], message: s
         load_detector_weights(network(), saved(tmp_path / "a.pth", state), strict=False)
 
 
-def test_small_variances_and_epsilon_0() -> None:
-    """A frozen norm of epsilon 0 and a variance below 1e-5 keeps its scale."""
-    norm = FrozenBatchNorm(1)
-    norm.running_var.fill_(np.float32(4e-6) - np.float32(1e-5))
-    assert norm.scale_and_shift()[0].item() == pytest.approx(500, rel=1e-3)
+@pytest.mark.parametrize(("source", "eps"), [("torchvision", 1e-5), ("torchvision-old", 0.0)])
+def test_small_variances_keep_their_scale(tmp_path: Path, source: str, eps: float) -> None:
+    """Files as they are published were used with an epsilon of 0."""
+    state = ForeignDetector(source).state()
+    state["backbone.body.bn1.weight"], variance = torch.ones(8), torch.logspace(-6, 0, 8)
+    state["backbone.body.bn1.running_var"] = variance
+    detector = network()
+    load_detector_weights(detector, saved(tmp_path / "a.pth", state))
+    norm = detector.backbone.body.bn1
+    assert isinstance(norm, FrozenBatchNorm)
+    # of 1e-6, the difference of numbers near 1e-5
+    torch.testing.assert_close(norm.scale_and_shift()[0], (variance + eps).rsqrt(), rtol=1e-5, atol=0)

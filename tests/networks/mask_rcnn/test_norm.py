@@ -107,7 +107,7 @@ def test_a_frozen_norm_is_folded_where_features_are_more_than_kernels(
 ) -> None:
     """The same either way; what is kept for the gradient is less where it is folded."""
     torch.manual_seed(0)
-    conv, frozen = nn.Conv2d(4, 6, 3, 1, 1, bias=False), drawn(FrozenBatchNorm(6))
+    conv, frozen = nn.Conv2d(4, 6, 3, 1, 1), drawn(FrozenBatchNorm(6))
     called: list[int] = []
     original = FrozenBatchNorm.forward
     monkeypatch.setattr(FrozenBatchNorm, "forward", lambda self, x: called.append(1) or original(self, x))
