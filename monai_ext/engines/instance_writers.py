@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +30,6 @@ from monai_ext.evaluation.painted_labels import painted_detections
 from monai_ext.networks.mask_rcnn.structures import Detections
 from monai_ext.planning.instance_plan import InstancePlan
 
-logger = logging.getLogger(__name__)
 OUTPUTS = ("labels", "coco", "overlay")
 ENDINGS = {"png": ".png", "tif": ".tif", "auto": ""}
 LARGEST_OVERLAY = 4096  # pixels along an axis
@@ -186,8 +184,8 @@ class InstancePrediction:
         write_text(self.folder / OBJECTS, _table([OBJECT_COLUMNS, *self.objects]))
         if "coco" in self.outputs:
             write_text(self.folder / RESULTS, "[" + ",\n".join(self.results) + "]\n")
-        logger.info("%d objects in %d pictures", sum(row[5] for row in self.counts), len(self.counts))
-        print(f"{len(self.objects)} objects in {len(self.counts)} pictures: {self.folder.resolve() / COUNTS}")
+        pictures = "1 picture" if len(self.counts) == 1 else f"{len(self.counts)} pictures"
+        print(f"{len(self.objects)} objects in {pictures}: {self.folder.resolve() / COUNTS}")
 
 
 def coco_results(found: Detections, height: int, width: int, image_id: int, category_ids: Sequence[int]) -> list[str]:

@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
         lambda p: not last_digits(fold(p).val) & last_digits(fold(p).train),
     ),
     "train_list": ({"train_list": "*/train/00*"}, lambda p: len(part("prepared")(p).train) == 10),
-    "val_list": ({"val_list": "*/val/00*"}, lambda p: len(fold(p).val) == 10),
+    "val_list": ({"val_list": "*/val/04*"}, lambda p: len(fold(p).val) == 10),
     "eval_samples": ({"eval_samples": 5}, lambda p: len(part("prepared")(p).val) == 5),
     "seed": ({"seed": 7}, lambda p: part("train#dataset")(p).seed == 7 and part("train#sampler")(p).seed == 7),
     "loss_scale": ({"loss_scale": 128}, lambda p: handler("LossScale")(p).loss_scale == 128),

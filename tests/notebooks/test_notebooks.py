@@ -302,7 +302,8 @@ def instance_keys() -> dict[str, Any]:
     """The sizes of tiny.json; crops and tiles of 96 pixels hold the largest objects of the phantom."""
     tiny = json.loads((MASK_RCNN / "tiny.json").read_text())
     names = ("arch", "batch_size", "epoch_length", "num_workers", "roi_batch", "rpn_batch")
-    return {name: tiny[name] for name in names} | {"image_size": [96, 96], "eval_samples": 4}
+    limits = ("rpn_pre_nms", "rpn_post_nms")
+    return {name: tiny[name] for name in names + limits} | {"image_size": [96, 96], "eval_samples": 4}
 
 
 @pytest.mark.slow

@@ -284,20 +284,23 @@ def test_threads_do_not_change_a_bit(last):
 @pytest.mark.parametrize("case", [c for c in cases_of(OP) if c.name in CUT], ids=lambda case: case.name)
 def test_channels_cut_into_chunks_and_tiles(case, monkeypatch):
     """What large tensors take, at sizes that the interpreter can: several tiles a chunk, several merges a channel."""
+    from monai_ext.ops import tiles
     from monai_ext.ops.batch_norm_act import cuda
 
-    for name, value in {"TILE_VALUES": 512, "PROGRAMS": 6, "MERGED": 2, "MERGED_CHANNELS": 2}.items():
-        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 512)
+    monkeypatch.setattr(tiles, "PROGRAMS", 6)
+    monkeypatch.setattr(cuda, "MERGED", 2)
+    monkeypatch.setattr(cuda, "MERGED_CHANNELS", 2)
     check(OP, case, "triton", GPU)
 
 
 @needs_triton
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_equal_inputs_give_equal_bits(last, monkeypatch):
-    from monai_ext.ops.batch_norm_act import cuda
+    from monai_ext.ops import tiles
 
-    for name, value in {"TILE_VALUES": 128, "PROGRAMS": 6}.items():
-        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 128)
+    monkeypatch.setattr(tiles, "PROGRAMS", 6)
     x = torch.randn(2, 2, 17, 23, device=GPU)
     inputs = [t.requires_grad_() for t in (_last(x) if last else x, x.new_ones(2), x.new_zeros(2))]
     runs = []
@@ -313,6 +316,7 @@ def test_equal_inputs_give_equal_bits(last, monkeypatch):
 @pytest.mark.parametrize("shape", [(32, 64, 112, 112), (1, 64, 112, 112), (2, 64, 64, 64, 64), (32, 1024, 14, 14)])
 def test_all_sizes_fill_the_device(last, shape):
     """Meta tensors: only the plan is made."""
+    from monai_ext.ops import tiles
     from monai_ext.ops.batch_norm_act import cuda
 
     x = torch.empty(shape, device="meta")
@@ -322,5 +326,5 @@ def test_all_sizes_fill_the_device(last, shape):
     assert plan.parts == batch * splits
     assert splits * chunk >= positions > (splits - 1) * chunk
     # fewer programs than processors only where every one of them has a single tile
-    assert plan.programs >= 132 or x.numel() <= plan.programs * cuda.TILE_VALUES
-    assert plan.tile["BLOCK_C"] * plan.tile["BLOCK_S"] <= cuda.TILE_VALUES
+    assert plan.programs >= 132 or x.numel() <= plan.programs * tiles.TILE_VALUES
+    assert plan.tile["BLOCK_C"] * plan.tile["BLOCK_S"] <= tiles.TILE_VALUES

@@ -213,20 +213,25 @@ def test_torch_accepts_both_operators(keep_output):
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_groups_cut_into_chunks_and_tiles(case, monkeypatch):
     """What large tensors take, at sizes that the interpreter can: several tiles a chunk, several merges a group."""
+    from monai_ext.ops import tiles
     from monai_ext.ops.instance_norm_act import cuda
 
-    for name, value in {"FUSED_VALUES": 0, "TILE_VALUES": 1024, "PROGRAMS": 6, "MERGED": 4}.items():
-        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(cuda, "FUSED_VALUES", 0)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 1024)
+    monkeypatch.setattr(tiles, "PROGRAMS", 6)
+    monkeypatch.setattr(cuda, "MERGED", 4)
     check(OP, case, "triton", GPU)
 
 
 @needs_triton
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 def test_equal_inputs_give_equal_bits(last, monkeypatch):
+    from monai_ext.ops import tiles
     from monai_ext.ops.instance_norm_act import cuda
 
-    for name, value in {"FUSED_VALUES": 0, "TILE_VALUES": 512, "PROGRAMS": 8}.items():
-        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(cuda, "FUSED_VALUES", 0)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 512)
+    monkeypatch.setattr(tiles, "PROGRAMS", 8)
     x = torch.randn(2, 2, 40, 52, device=GPU)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     inputs = [t.requires_grad_() for t in (x, x.new_ones(2), x.new_zeros(2))]

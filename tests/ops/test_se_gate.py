@@ -274,16 +274,19 @@ def test_samples_in_groups_equal_one_group(last):
 @pytest.mark.parametrize("name", ["2d", "3d_channels_last", "inference_channels_last"])
 def test_channels_cut_into_chunks_and_tiles(name, monkeypatch):
     """What large tensors take, at sizes that the interpreter can: several tiles a chunk, several chunks a channel."""
+    from monai_ext.ops import tiles
     from monai_ext.ops.se_gate import cuda
 
-    for constant, value in {"TILE_VALUES": 64, "PROGRAMS": 10, "LAYER_VALUES": 16}.items():
-        monkeypatch.setattr(cuda, constant, value)
+    monkeypatch.setattr(tiles, "TILE_VALUES", 64)
+    monkeypatch.setattr(tiles, "PROGRAMS", 10)
+    monkeypatch.setattr(cuda, "LAYER_VALUES", 16)
     check(OP, _case(name), "triton", GPU)
 
 
 @needs_triton
 def test_few_channels_fill_the_device():
     """Meta tensors: only the plan is made."""
+    from monai_ext.ops import tiles
     from monai_ext.ops.se_gate import cuda
 
     for shape, hidden in (((8, 256, 56, 56), 16), ((1, 256, 56, 56), 16), ((8, 2048, 7, 7), 128)):
@@ -292,7 +295,7 @@ def test_few_channels_fill_the_device():
             plan = cuda._plan(x, hidden)
             assert plan.programs >= 132  # of an H200's processors none is idle
             assert plan.splits * plan.chunks[1] >= shape[2] * shape[3] > (plan.splits - 1) * plan.chunks[1]
-            assert plan.tile["BLOCK_C"] * plan.tile["BLOCK_S"] <= cuda.TILE_VALUES
+            assert plan.tile["BLOCK_C"] * plan.tile["BLOCK_S"] <= tiles.TILE_VALUES
             assert plan.layer_c * plan.layer_h <= cuda.LAYER_VALUES
 
 

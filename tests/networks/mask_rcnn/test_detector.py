@@ -268,4 +268,6 @@ def test_a_step_waits_once_for_the_device() -> None:
             network(images, None, targets)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert sum("synchroniz" in str(one.message) for one in caught) <= 2  # number of masks, and those of each image
+    assert (
+        sum("synchroniz" in str(one.message) for one in caught) <= 2
+    )  # for the number of masks; some releases warn twice

@@ -71,7 +71,7 @@ def test_unknown_norm() -> None:
 def test_convolution_norm_residual_and_relu_are_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, norm: str, relu: bool, residual: bool, training: bool, through_ops: bool
 ) -> None:
-    monkeypatch.setattr(module, "_gains", lambda device: through_ops)
+    monkeypatch.setattr(module, "_gains", lambda y: through_ops)
     monkeypatch.setattr(module, "_folds", lambda *_: through_ops)
     torch.manual_seed(1)
     conv = nn.Conv2d(5, 8, 3, 2, 1, bias=norm == "none")
