@@ -97,6 +97,7 @@ def prepare_instance(
     label_threshold: float = 0.5,
     min_area: int = 1,
     max_objects: int = 0,
+    flip_axes: Sequence[int] = (),
     pretrained: str = "",
     resume: bool = False,
     overwrite: bool = False,
@@ -128,6 +129,7 @@ def prepare_instance(
             eighth to half of a tile.
         max_objects: most objects of a crop, 0 for no cap, of which the samples are cut; here images with more are
             counted and stated, as are those with more than `max_detections`.
+        flip_axes: of the training and of TTA, checked.
         pretrained: file of the weights that training starts from; empty for none.
         resume: goes on with the training in `output_dir`; excludes `overwrite`.
         overwrite: a training in `output_dir` is moved to `previous-N` there.
@@ -140,6 +142,8 @@ def prepare_instance(
         raise InputError(f"--mean {list(mean)} with --std {list(std)}: one is empty. Cure: give both or none")
     if max_objects < 0:
         raise InputError(f"--max_objects {max_objects}: must not be negative. Cure: 200, or 0 for no cap")
+    if not set(flip_axes) <= {0, 1}:
+        raise InputError(f"--flip_axes {list(flip_axes)}: pictures have the axes 0 (y) and 1 (x). Cure: [0,1]")
     values = settle_fields(
         {
             "scale": scale,

@@ -142,7 +142,7 @@ def test_parts_of_a_batch_make_one_step(here: Path, store: str) -> None:
         "train_list": "two.txt",
         "epoch_length": 1,
         "max_epochs": 1,
-        "val_start_epoch": 2,
+        "eval_samples": 1,
         "rpn_batch": 20000,
         "loss_weights": [1, 1, 0, 0, 0],
         "optimizer": "sgd",
@@ -215,10 +215,9 @@ def test_annotation_files_are_chosen(here: Path) -> None:
         path = here / "cells" / "annotations" / f"instances_{split}.json"
         content = json.loads(path.read_text())
         first = content["images"][0]["id"]
-        content["images"] = content["images"][:1]
+        content["images"] = [{**content["images"][0], "file_name": f"{split}/{first}.png"}]
         content["annotations"] = [one for one in content["annotations"] if one["image_id"] == first]
         (path.parent / f"instances_{split}_few.json").write_text(json.dumps(content))
-    assert "are all 'train'" in mistake_of("training", dataset_dir="cells")
     files = {f"{split}_annotations": f"instances_{split}_few.json" for split in ("train", "val")}
     for name, few in (("train", 1), ("val", 1)):
         other = "val" if name == "train" else "train"
@@ -263,7 +262,7 @@ def test_faults_of_a_coco_file_are_told_at_once(tmp_path: Path, monkeypatch: pyt
     for fault in (*faults, "have no file", "4.png", "have another size (height x width) than stated", "file 30x80"):
         assert fault in message, f"{fault}\n{message}"
     assert "Traceback" not in done.err
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["4.png", "cells"]
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
     # without the annotations that break a rule
     monkeypatch.chdir(tmp_path)
     (tmp_path / "4.png").rename(root / "images/train/4.png")
@@ -294,7 +293,7 @@ def no_change(root: Path) -> None:
 MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], list[str]]] = {
     "no dataset": (no_change, {"dataset_dir": "nowhere"}, ["nowhere", "Cure"]),
     "key score": (no_change, {"key_score": "dice"}, ["--key_score 'dice'", "mask_ap50", "nuclei_ap"]),
-    "attribute": (no_change, {"select": "type=blue"}, ["--select 'type=blue'", "no image"]),
+    "attribute": (no_change, {"select": "type=blue"}, ["no image has type = blue", "dark, light"]),
     "selection": (no_change, {"select": "light"}, ["--select 'light'", "NAME=VALUE"]),
     "missing list": (no_change, {"train_list": "none.txt"}, ["--train_list none.txt", "cannot be read"]),
     "unknown names": (no_change, {"val_list": "names.txt"}, ["--val_list names.txt", "1 of 2 lines", "77.png"]),
@@ -367,10 +366,8 @@ def test_recipe_of_coco_scales_with_the_batch(file: str, gpus: int, here: Path, 
     parser = detection_workflow("train.json", name, store_dir=store, arch="resnet-tiny").parser
     assert batch == 4 * gpus
     assert part("budget")(parser).max_steps * batch == 360000 * 4
-    assert {g["lr"] for g in part("parameters")(parser)} == {
-        pytest.approx(0.005 * gpus),
-        pytest.approx(0.01 * gpus),  # biases
-    }
+    rates = sorted({g["lr"] for g in part("parameters")(parser)})
+    assert rates == pytest.approx([0.005 * gpus, 0.01 * gpus])  # those of biases are doubled
     schedule = part("lr_scheduler_def")(parser)
     assert (schedule.kind, schedule.milestones, schedule.factor) == ("multistep", (0.6667, 0.8889), 0.1)
     assert schedule.warmup == pytest.approx(1000 / part("budget")(parser).max_steps)

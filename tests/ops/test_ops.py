@@ -17,6 +17,23 @@ SMALL = [param for param in CASES if not param.values[1].recipe]
 on_gpu = torch.cuda.is_available()
 
 
+_compiled_kinds = set()
+
+
+def _kind(value):
+    """What a graph depends on: types, layouts, sizes of none and one, options; not values and other sizes."""
+    if isinstance(value, torch.Tensor):
+        last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.ndim, torch.contiguous_format)
+        laid_out = value.is_contiguous(), value.is_contiguous(memory_format=last)
+        sizes = [min(size, 2) for size in value.shape]
+        return str((value.dtype, sizes, laid_out, value.requires_grad))
+    if isinstance(value, (list, tuple)):
+        return str([_kind(item) for item in value])
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str((type(value).__name__, bool(value)))
+    return repr(value)
+
+
 def _has(op, form):
     return find_spec(f"monai_ext.ops.{op}.{form}") is not None
 
@@ -61,6 +78,10 @@ def test_compiled_call_has_the_same_results(op, case):
     if getattr(function, "not_compiled", False):
         pytest.skip("runs in loader workers or inferers, outside of graphs")
     arguments = arguments_of(case)
+    kind = (op, case.function, _kind(arguments))
+    if kind in _compiled_kinds:
+        pytest.skip("another case has compiled the same graph")
+    _compiled_kinds.add(kind)
     with forced("torch"):
         expected = results_of(op, case, arguments_of(case))
         torch._dynamo.reset()
