@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from monai_ext.datasets.classification_dataset import shortened
 from monai_ext.datasets.coco_dataset import is_coco_folder, read_coco
 from monai_ext.datasets.instance_dataset import InstanceDataset
-from monai_ext.datasets.label_map_dataset import is_label_map_folder, read_label_maps
+from monai_ext.datasets.label_map_dataset import is_label_map_folder, read_instance_map, read_label_maps
 from monai_ext.errors import InputError
 
 LAYOUTS = ("auto", "coco", "label_maps")
@@ -27,7 +29,7 @@ def open_instances(
         layout: `auto`, `coco` or `label_maps`, for folders that hold both.
         classes: names in the order that a model has them; for label maps the name of their one class.
         splits: see `read_coco`.
-        skip_broken: see `read_coco`; for label maps: images without one are left out.
+        skip_broken: see `read_coco`; for label maps: images without one, or with a broken one, are left out.
 
     Raises:
         InputError: no such folder or layout, or as the readers.
@@ -49,4 +51,21 @@ def open_instances(
             f"{folder}: label maps have one class, the model has {len(classes)}. Cure: data in COCO format"
         )
     name = classes[0] if classes else "object"
-    return read_label_maps(folder, name, require_labels=not skip_broken)
+    dataset = read_label_maps(folder, name, require_labels=not skip_broken)
+    return _without_broken_maps(dataset) if skip_broken else dataset
+
+
+def _without_broken_maps(dataset: InstanceDataset) -> InstanceDataset:
+    """Leave out images whose label map cannot be used, with a note of each."""
+    kept, faults = [], []
+    for case in dataset.cases:
+        try:
+            if case.label_path is not None:
+                read_instance_map(case.label_path, case.size)
+            kept.append(case)
+        except InputError as error:
+            faults.append(str(error).split(" Cure: ")[0].rstrip("."))
+    if not faults:
+        return dataset
+    note = f"left out: {len(faults)} images whose label map is broken: {shortened(faults)}"
+    return replace(dataset, cases=tuple(kept), notes=(*dataset.notes, note))

@@ -55,7 +55,21 @@ def start_detector(
         logger.info("%s", load_detector_weights(network, pretrained, new_head=other_classes).describe())
     if backbone_ckpt:
         logger.info("%s", load_detector_weights(network, backbone_ckpt, backbone_only=True).describe())
+    if not pretrained and not backbone_ckpt:
+        _warn_of_fixed_noise(network, plan)
     return with_compiled_backbone(_on_device(network, device, channels_last), compiled)
+
+
+def _warn_of_fixed_noise(network: nn.Module, plan: InstancePlan) -> None:
+    """Say what keeps its random weights: recipes that start from a file freeze what the file has learned."""
+    parts = int(network.get_submodule("backbone").freeze_at)  # type: ignore[arg-type]
+    keys = [f"--freeze_at {parts}"] * (parts > 0) + ["--norm frozen_batch"] * (plan.norm == "frozen_batch")
+    if keys:
+        logger.warning(
+            "%s without weights: what is frozen stays random. Cure: --backbone_ckpt or --pretrained, "
+            "or --freeze_at 0 --norm group",
+            " and ".join(keys),
+        )
 
 
 def trained_detector(

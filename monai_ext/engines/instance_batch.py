@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,27 +82,8 @@ class AspectGroupedStream(SampleStream):
         super().__init__(len(sizes), batch_size, seed, rank, world_size)
         aspects = [height / width for height, width in sizes]
         self.groups = np.searchsorted(np.asarray(bounds, dtype=float), aspects, side="left")
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
 
-    def case_index(self, sample: int) -> int:
-        number, position = divmod(sample, self.num_cases)
-        return int(self._pass(number)[position])
-
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        step = self.first_step
-        while True:
-            first = (step * self.world_size + self.rank) * self.batch_size
-            for sample in range(first, first + self.batch_size):
-                yield sample, self.case_index(sample), self.rank * self.batch_size + sample - first
-            step += 1
-
-    def _pass(self, number: int) -> np.ndarray:
-        """`[N]`, the cases of pass `number` in their order."""
-        if self._order[0] != number:
-            self._order = (number, self._drawn(number))
-        return self._order[1]
-
-    def _drawn(self, number: int) -> np.ndarray:
+    def order_of_pass(self, number: int) -> np.ndarray:
         random = np.random.default_rng((self.seed, number))
         cases = random.permutation(self.num_cases)
         share = self.batch_size * self.world_size
@@ -148,7 +129,7 @@ def prepare_instances(training: bool, channels_last: bool = False) -> Callable[.
         images = batch["image"]
         place = images.device if device is None else torch.device(device)
         images = images.to(place, non_blocking=non_blocking).contiguous(memory_format=memory_format)
-        sizes = batch["image_sizes"].to(place, non_blocking=non_blocking)
+        sizes = batch["image_sizes"]  # read on the host: on a device every step would wait for the one before
         if not training:
             return images, None, (sizes,), {}
         targets = [target.to(place, non_blocking) for target in batch["targets"]]

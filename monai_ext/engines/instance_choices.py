@@ -92,6 +92,11 @@ def _settle_images(values: dict[str, Any], source: InstanceSource, moments: bool
     """Channels and range of values."""
     values.setdefault("channels", source.images.channels)
     values.setdefault("value_range", source.images.value_range)
+    if not np.isfinite(values["value_range"]).all():
+        raise InputError(
+            f"values of the images go from {values['value_range'][0]:g} to {values['value_range'][1]:g}: some are no "
+            "finite numbers. Cure: export the images without NaN and infinity"
+        )
     channels = values["channels"]
     if channels not in (1, 3):
         raise InputError(f"--channels {channels}: pictures become grey or RGB. Cure: 1 or 3")

@@ -144,6 +144,7 @@ def prepare_instance(
         raise InputError(f"--max_objects {max_objects}: must not be negative. Cure: 200, or 0 for no cap")
     if not set(flip_axes) <= {0, 1}:
         raise InputError(f"--flip_axes {list(flip_axes)}: pictures have the axes 0 (y) and 1 (x). Cure: [0,1]")
+    _require_scored_objects(source)
     values = settle_fields(
         {
             "scale": scale,
@@ -203,6 +204,21 @@ def prepare_instance(
     logger.info("%d images for training, %d for validation", len(source.fold.train), len(source.fold.val))
     record_start(Path(output_dir), plan, source.fold, source.digest, source.images.digests)
     return InstancePrepared(source, plan)
+
+
+def _require_scored_objects(source: InstanceSource) -> None:
+    """Without an object to find every score is undefined, which a training would notice after its first epochs.
+
+    Label maps are opened at the check of the dataset only, which counts the objects of a given part.
+    """
+    cases = source.cases("val")
+    empty = all(case.label_path is None and all(one.crowd for one in case.annotations) for case in cases)
+    given = {case.split for case in cases} == {"val"}
+    if cases and (empty or (given and not source.report.objects.get("val", 1))):
+        raise InputError(
+            f"{len(cases)} images to validate on have no object. Cure: annotate some, another --fold, --val_list or "
+            "--select, a larger --eval_samples, or --fold_rule drawn"
+        )
 
 
 def held_out_cases(

@@ -67,7 +67,12 @@ class InstanceSource:
         return "\n".join([self.report.describe(), *files])
 
     def require_drawn(self) -> None:
-        """Raise `InputError` if the fold is the dataset's own split, of which there is one."""
+        """Raise `InputError` if the fold is the dataset's own split, of which there is one, or is scored in part."""
+        if self.eval_samples > 0:
+            raise InputError(
+                f"cross_validation: --eval_samples {self.eval_samples} leaves out images, and each is to be scored "
+                "once. Cure: --eval_samples 0"
+            )
         if self.dataset.part("train") and self.dataset.part("val") and not self.is_drawn:
             raise InputError(
                 f"cross_validation: {self.dataset.root} has one training and validation part of its own. "

@@ -39,7 +39,11 @@ class SampleStream(Sampler[tuple[int, int, int]]):
     def case_index(self, sample: int) -> int:
         """Case that sample number `sample` shows."""
         number, position = divmod(sample, self.num_cases)
-        return int(np.random.default_rng((self.seed, number)).permutation(self.num_cases)[position])
+        return int(self.order_of_pass(number)[position])
+
+    def order_of_pass(self, number: int) -> np.ndarray:
+        """`[N]`, the cases in the order in which pass `number` shows them."""
+        return np.random.default_rng((self.seed, number)).permutation(self.num_cases)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         step, order, number = self.first_step, np.empty(0, int), -1
@@ -48,7 +52,7 @@ class SampleStream(Sampler[tuple[int, int, int]]):
             for sample in range(first, first + self.batch_size):
                 current, position = divmod(sample, self.num_cases)
                 if current != number:
-                    order, number = np.random.default_rng((self.seed, current)).permutation(self.num_cases), current
+                    order, number = self.order_of_pass(current), current
                 # the slot counts over the whole batch of all ranks: a forced share must not depend on their number
                 yield sample, int(order[position]), self.rank * self.batch_size + sample - first
             step += 1

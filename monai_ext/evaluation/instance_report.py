@@ -61,7 +61,9 @@ def write_instance_report(
     about: Mapping[str, Any] | None = None,
     thresholds: Sequence[float] = SCORE_THRESHOLDS,
 ) -> dict[str, Any]:
-    """Write `summary.json`, `per_image.csv`, `per_class.csv` and `by_score_threshold.csv`.
+    """Write `summary.json`, `per_image.csv`, `per_class.csv`, `by_score_threshold.csv`, and `metrics.json`.
+
+    The last one holds the scores of each image, as in `per_image.csv`, for the cross-validation and other programs.
 
     Args:
         folder: made if it does not exist.
@@ -106,7 +108,9 @@ def write_instance_report(
     if taken:
         raise InputError(f"report: entries {', '.join(taken)} would replace scores. Cure: rename them")
     summary |= about or {}
-    write_text(folder / "per_image.csv", _csv(_image_rows(collection, counts)))
+    images = _image_rows(collection, counts)
+    write_text(folder / "per_image.csv", _csv(images))
+    write_text(folder / "metrics.json", json.dumps(_named_rows(images), indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "per_class.csv", _csv(_class_rows(summary["classes"])))
     rows = [THRESHOLD_COLUMNS, *([_cell(row[name]) for name in THRESHOLD_COLUMNS] for row in table)]
     write_text(folder / "by_score_threshold.csv", _csv(rows))
@@ -163,6 +167,15 @@ def _image_rows(collection: InstanceCollection, counts: Mapping[str, Counts]) ->
         numbers = (one.references, one.predictions, difference, collection.detections[name])
         rows.append((name, *numbers, *(_cell(scores[score]) for score in IMAGE_SCORES)))
     return rows
+
+
+def _named_rows(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, float | None]]:
+    """Numbers by column and name of the row; None where the cell is empty."""
+    columns = rows[0][1:]
+    return {
+        str(name): dict(zip(columns, (None if cell == "" else float(cell) for cell in cells), strict=True))
+        for name, *cells in rows[1:]
+    }
 
 
 def _best(table: Sequence[Mapping[str, float]], name: str) -> dict[str, float] | None:

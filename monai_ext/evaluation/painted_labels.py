@@ -18,9 +18,9 @@ VISIBLE = 0.5  # share of a mask that surer objects must leave: a second detecti
 NEIGHBOURS = np.ones((3, 3), dtype=np.int8)  # pixels that touch at a corner belong together
 
 
-def label_map_of(
+def painted_detections(
     detections: Detections, height: int, width: int, threshold: float = 0.5, min_area: int = 0
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Paint detections of at least `threshold`, the surest first; a pixel that is taken stays taken.
 
     A detection of which surer ones leave less than half is another view of what is there already, and is dropped.
@@ -32,15 +32,9 @@ def label_map_of(
         min_area: parts of an object (connected at sides or corners) of fewer pixels are dropped.
 
     Returns:
-        `[height, width]` int32 on the processor: 0 for none, then 1 to N without gaps by descending score.
+        `[height, width]` int32 on the processor: 0 for none, then 1 to N without gaps by descending score; and which
+        detection each value is: `[N]` int64, the place in `detections` of value i + 1.
     """
-    return painted_detections(detections, height, width, threshold, min_area)[0]
-
-
-def painted_detections(
-    detections: Detections, height: int, width: int, threshold: float = 0.5, min_area: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `label_map_of`, and which detection each value is: `[N]` int64, the place in `detections` of value i + 1."""
     chosen = (detections.scores >= threshold).nonzero()[:, 0]
     masks = detections.masks.index_select(0, chosen)
     boxes = detections.boxes.index_select(0, chosen)

@@ -189,12 +189,11 @@ def level_shares(edges: np.ndarray, canonical_size: float) -> tuple[float, ...]:
     """
     import torch
 
-    from monai_ext.networks.mask_rcnn.assignment import assign_levels
+    from monai_ext.ops.roi_align import region_levels
 
     boxes = torch.zeros(len(edges), 4)
     boxes[:, 2:] = torch.from_numpy(np.asarray(edges, dtype=np.float32))[:, None]
-    last = FIRST_LEVEL + POOLED_LEVELS - 1
-    levels = assign_levels(boxes, FIRST_LEVEL, last, canonical_size, CANONICAL_LEVEL)
+    levels = region_levels(boxes, POOLED_LEVELS, canonical_size, CANONICAL_LEVEL - FIRST_LEVEL)
     return tuple((torch.bincount(levels, minlength=POOLED_LEVELS) / len(edges)).tolist())
 
 

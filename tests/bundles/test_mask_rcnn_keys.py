@@ -191,6 +191,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "roi_batch": ({"roi_batch": 17}, lambda p: rules(p).roi_batch == 17),
     "roi_positive": ({"roi_positive": 0.5}, lambda p: rules(p).roi_positive == 0.5),
     "roi_threshold": ({"roi_threshold": 0.6}, lambda p: rules(p).roi_threshold == 0.6),
+    "mask_batch": ({"mask_batch": 5}, lambda p: rules(p).mask_batch == 5),
     "box_beta": ({"box_beta": 1}, lambda p: rules(p).box_beta == 1),
     "train_pre_nms": ({"train_pre_nms": 90}, lambda p: rules(p).proposals.pre_nms == 90),
     "train_post_nms": ({"train_post_nms": 40}, lambda p: rules(p).proposals.post_nms == 40),

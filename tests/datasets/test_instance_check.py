@@ -73,6 +73,18 @@ def test_all_broken_label_maps_are_told_at_once(tmp_path: Path) -> None:
     assert "b.tif: label values must be whole numbers, found 0.25 in 36 pixels" in text
 
 
+def test_broken_label_maps_can_be_left_out(tmp_path: Path) -> None:
+    root = write_maps(tmp_path, {"a": grid(1, 1), "b": grid(1, 1), "c": grid(1, 1)})
+    write_map(root / "labels" / "a.png", np.zeros((5, 7), dtype=np.uint8))
+    (root / "labels" / "b.png").unlink()
+    dataset = open_instances(root, skip_broken=True)
+    assert [case.name for case in dataset.cases] == ["images/c.png"]
+    told = "\n".join(check_instances(dataset).warnings)
+    assert "left out: 1 images have no label map: b" in told
+    assert "left out: 1 images whose label map is broken" in told
+    assert "a.png: label map has 5x7 pixels, its image 6x6" in told
+
+
 def test_no_object(tmp_path: Path) -> None:
     nothing = np.zeros((6, 6), dtype=np.uint8)
     root = write_maps(tmp_path / "none", {"a": nothing, "b": nothing})

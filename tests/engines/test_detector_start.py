@@ -42,6 +42,17 @@ def test_last_layers_are_new_for_other_classes(model: Path) -> None:
     assert all(name.startswith(("box_head", "mask_head")) for name in changed), changed
 
 
+def test_what_is_frozen_without_weights_is_told(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """NVIDIA's recipe without its weight file would train on fixed noise."""
+    frozen = replace(PLAN, norm="frozen_batch")
+    start_detector(network_from_instance_plan(frozen, freeze_at=2), frozen, "", "", "cpu")
+    assert "--freeze_at 2 and --norm frozen_batch without weights" in caplog.text
+    caplog.clear()
+    start_detector(network_from_instance_plan(PLAN), PLAN, "", "", "cpu")
+    start_detector(network_from_instance_plan(PLAN, freeze_at=2), PLAN, str(model), "", "cpu")
+    assert "without weights" not in caplog.text
+
+
 def test_two_sources_are_refused(model: Path) -> None:
     with pytest.raises(InputError, match=r"--pretrained .* with --backbone_ckpt"):
         start_detector(network_from_instance_plan(PLAN), PLAN, str(model), str(model), "cpu")

@@ -117,6 +117,13 @@ def test_engines_of_monai_call_the_network_with_sizes_and_targets() -> None:
     assert evaluator.state.output["label"] is None
 
 
+def test_sizes_stay_on_the_host() -> None:
+    batch = collate_instances([sample(40, 65, 3, "a"), sample(50, 20, 4, "b")], 32)
+    images, targets, (sizes, _), _ = prepare_instances(training=True)(batch, torch.device("meta"))
+    assert {images.device.type, *(tensor.device.type for tensor in targets[0])} == {"meta"}
+    assert sizes.device.type == "cpu"  # a network that reads them there waits for nothing
+
+
 def shapes(wide: int, upright: int) -> list[tuple[int, int]]:
     random = np.random.default_rng(0)
     long, short = random.integers(600, 700, wide + upright), random.integers(300, 500, wide + upright)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from coco_sets import write_coco
+from coco_sets import annotation, content, write_coco, write_map
 from monai_ext.datasets.instance_phantom import make_instance_phantom
 from monai_ext.engines.class_preparation import IMAGENET_MEAN
 from monai_ext.engines.instance_preparation import (
@@ -263,3 +263,33 @@ def test_plan_of_no_dataset(phantom: Path, store: Path, tmp_path: Path) -> None:
     prepared = prepare(phantom, store, tmp_path)
     assert timed_plan(prepared, "resnet-tiny", [0]) == prepared.plan
     assert timed_plan(prepared, "resnet-tiny", [64]).image_size == (64, 64)
+
+
+@pytest.mark.parametrize("layout", ["coco", "label_maps"])
+def test_validation_images_without_object_are_refused_at_once(tmp_path: Path, layout: str) -> None:
+    """No score is defined on them, which would else come out after the first epochs."""
+    root = tmp_path / "data"
+    if layout == "coco":
+        write_coco(write_coco(root), content(annotations=[annotation(1, iscrowd=1)]), split="val")
+    else:
+        for name, value in (("train/a", 1), ("train/b", 1), ("val/c", 0)):
+            labels = np.zeros((24, 24), dtype=np.uint8)
+            labels[4:12, 5:13] = value
+            write_map(root / "images" / f"{name}.png", labels * 90)
+            write_map(root / "labels" / f"{name}.png", labels)
+    with pytest.raises(InputError, match="images to validate on have no object"):
+        prepare(root, tmp_path / "store", tmp_path / "run")
+    assert len(prepare(root, tmp_path / "store", tmp_path / "all", {"fold": "all"}).val) > 2
+
+
+def test_images_with_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name in ("train/a", "val/b"):
+        values = np.full((24, 24), 0.5, dtype=np.float32)
+        values[3, 4] = np.nan
+        labels = np.zeros((24, 24), dtype=np.uint8)
+        labels[4:12, 5:13] = 1
+        write_map(root / "images" / f"{name}.tif", values)
+        write_map(root / "labels" / f"{name}.png", labels)
+    with pytest.raises(InputError, match="no finite numbers"):
+        prepare(root, tmp_path / "store", tmp_path / "run")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from drawn_objects import disc_detections, disc_map
-from monai_ext.evaluation.painted_labels import label_map_of, painted_detections, without_small_parts
+from monai_ext.evaluation.painted_labels import painted_detections, without_small_parts
 from monai_ext.networks.mask_rcnn.structures import Detections
 
 DISCS = [(12, 12, 8), (40, 20, 9), (25, 45, 10)]
@@ -24,7 +24,7 @@ def whole(edges: list[tuple[int, int, int, int]], scores: list[float]) -> Detect
 
 
 def test_discs_come_back() -> None:
-    painted = label_map_of(disc_detections(DISCS, [0.9, 0.8, 0.7]), 60, 50)
+    painted = painted_detections(disc_detections(DISCS, [0.9, 0.8, 0.7]), 60, 50)[0]
     expected = disc_map((60, 50), DISCS)
     assert painted.dtype == np.int32
     assert painted.shape == (60, 50)
@@ -53,7 +53,7 @@ def test_no_gap_where_an_object_is_covered_or_empty() -> None:
 def test_small_parts_go() -> None:
     """A surer object cuts another one into 30 and 4 pixels; the small part goes, the large one stays."""
     detections = whole([(3, 0, 6, 10), (0, 0, 3, 10), (5, 4, 10, 5)], [0.9, 0.8, 0.7])
-    assert np.bincount(label_map_of(detections, 10, 10).ravel()).tolist() == [36, 30, 30, 4]
+    assert np.bincount(painted_detections(detections, 10, 10)[0].ravel()).tolist() == [36, 30, 30, 4]
     painted, places = painted_detections(detections, 10, 10, min_area=5)
     assert np.bincount(painted.ravel()).tolist() == [40, 30, 30]
     assert places.tolist() == [0, 1]

@@ -10,7 +10,7 @@ from scipy.ndimage import find_objects, label
 
 from monai_ext.datasets.instance_dataset import numbered
 from monai_ext.errors import InputError
-from monai_ext.evaluation.painted_labels import label_map_of
+from monai_ext.evaluation.painted_labels import painted_detections
 from monai_ext.inferers.enlarged_image import EnlargedImage
 from monai_ext.inferers.tiled_detection import TiledDetection, back_to_image
 from monai_ext.networks.mask_rcnn.structures import Detections
@@ -101,7 +101,7 @@ def test_400_discs_in_a_large_image(seed, tta):
     network = Components()
     found = TiledDetection(make_plan(), tta=tta)(image, network)[0]
     assert len(found.scores) == 400
-    painted = label_map_of(found, 1100, 1500)
+    painted = painted_detections(found, 1100, 1500)[0]
     assert painted.max() == 400
     assert same_partition(painted, labels)
     assert all(shape[2:] == (256, 256) and shape[0] <= 4 for shape in network.calls)
@@ -115,7 +115,7 @@ def test_objects_larger_than_the_overlap_are_whole():
     image = torch.from_numpy((labels > 0).astype(np.float32))[None, None]
     found = TiledDetection(make_plan())(image, Components())[0]
     assert len(found.scores) == 2
-    painted = label_map_of(found, 500, 700)
+    painted = painted_detections(found, 500, 700)[0]
     for value in (1, 2):
         mine = labels == value
         other = painted == np.bincount(painted[mine]).argmax()
@@ -138,7 +138,7 @@ def test_pieces_with_better_scores_and_loose_boxes():
     found = TiledDetection(make_plan())(image, network)[0]
     assert len(found.scores) == 80
     assert (found.scores < 0.7).sum() >= 78  # at the edge of the image discs may be cut for good
-    painted = label_map_of(found, 600, 600)
+    painted = painted_detections(found, 600, 600)[0]
     for value in range(1, 81):
         mine = labels == value
         other = painted == np.bincount(painted[mine]).argmax()
@@ -155,7 +155,7 @@ def test_images_of_one_size_share_a_pass_and_padding_is_left_out():
     found = TiledDetection(make_plan())(batch, network, torch.tensor([[200, 240], [100, 120], [200, 240]]))
     assert [len(one.scores) for one in found] == [12, 4, 12]
     assert sorted(network.calls) == [(1, 1, 128, 128), (2, 1, 224, 256)]
-    assert same_partition(label_map_of(found[0], 200, 240), labels)
+    assert same_partition(painted_detections(found[0], 200, 240)[0], labels)
 
 
 def test_boxes_in_pixels_of_the_file():
@@ -172,7 +172,7 @@ def test_an_image_enlarged_by_tile():
     image, labels = discs(400, 500, 40, seed=2)
     enlarged = EnlargedImage(image[0], (400, 500), torch.clone, torch.clone)
     found = TiledDetection(make_plan())(enlarged, Components(), None, [(400, 500)])[0]
-    assert same_partition(label_map_of(found, 400, 500), labels)
+    assert same_partition(painted_detections(found, 400, 500)[0], labels)
 
 
 def test_plans_that_fit_are_not_tiled():
@@ -243,8 +243,8 @@ def test_nuclei_that_touch(data_folder):
     for path in sorted((data_folder / "dsb2018" / "labels" / "val").iterdir())[::6]:
         labels = numbered(np.array(Image.open(path))).label_map
         image = torch.from_numpy(labels.astype(np.float32))[None, None]
-        one_pass = label_map_of(Annotated().one(labels), *labels.shape)
-        tiled = label_map_of(TiledDetection(make_plan())(image, Annotated())[0], *labels.shape)
+        one_pass = painted_detections(Annotated().one(labels), *labels.shape)[0]
+        tiled = painted_detections(TiledDetection(make_plan())(image, Annotated())[0], *labels.shape)[0]
         assert matched(labels, tiled) == matched(labels, one_pass)
         assert tiled.max() == one_pass.max()
         objects += int(labels.max())

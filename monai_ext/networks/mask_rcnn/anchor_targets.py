@@ -9,9 +9,9 @@ import torch
 
 from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
 from monai_ext.networks.mask_rcnn.structures import Targets
-from monai_ext.ops.match_anchors import IGNORED, match_anchors
+from monai_ext.ops.match_anchors import IGNORED, NEGATIVE, match_anchors
 
-CROWD_SHARE = 0.5  # of a box that lies in a crowd region: no example of anything from here on
+CROWD_SHARE = 0.5  # of a box that lies in a crowd region: no example of background from here on
 
 
 class AnchorTargets(NamedTuple):
@@ -62,7 +62,10 @@ def of_objects(values: Sequence[torch.Tensor], objects: torch.Tensor) -> torch.T
 
 
 def without_crowd(states: torch.Tensor, boxes: torch.Tensor, crowd: torch.Tensor) -> torch.Tensor:
-    """States with boxes `[A, 4]` of which a half or more lies in one crowd region `[Z, 4]` ignored."""
+    """States with the negatives of boxes `[A, 4]` of which a half or more lies in one crowd region `[Z, 4]` ignored.
+
+    Positives stay: a region may cover the whole image, and objects in it that are told apart are objects.
+    """
     if not crowd.shape[0]:
         return states
     x0, y0, x1, y1 = boxes.unbind(1)
@@ -71,4 +74,5 @@ def without_crowd(states: torch.Tensor, boxes: torch.Tensor, crowd: torch.Tensor
         width = (torch.minimum(x1, right) - torch.maximum(x0, left)).clamp_min_(0)
         height = (torch.minimum(y1, bottom) - torch.maximum(y0, top)).clamp_min_(0)
         largest = torch.maximum(largest, width * height)
-    return torch.where((largest >= CROWD_SHARE * (x1 - x0) * (y1 - y0)) & (largest > 0), IGNORED, states)
+    is_inside = (largest >= CROWD_SHARE * (x1 - x0) * (y1 - y0)) & (largest > 0)
+    return torch.where(is_inside & (states == NEGATIVE), IGNORED, states)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,39 +19,13 @@ from monai_ext.networks.mask_rcnn.mask_head import MaskHead
 from monai_ext.networks.mask_rcnn.packed_detections import pack_detections
 from monai_ext.networks.mask_rcnn.proposals import ProposalLimits, best_proposals
 from monai_ext.networks.mask_rcnn.region_pool import RegionPool, as_rois
-from monai_ext.networks.mask_rcnn.region_targets import RegionTargets, region_targets
+from monai_ext.networks.mask_rcnn.region_targets import RegionTargets, first_of_each, region_targets
 from monai_ext.networks.mask_rcnn.rpn import RPNHead
 from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
 from monai_ext.networks.mask_rcnn.structures import Detections, Targets
+from monai_ext.networks.mask_rcnn.training_rules import TrainingRules
 from monai_ext.ops.mask_targets import mask_targets
 from monai_ext.planning.instance_plan import InstancePlan
-
-
-@dataclass(frozen=True)
-class TrainingRules:
-    """What a training step learns from.
-
-    Attributes:
-        rpn_batch, rpn_positive: anchors drawn from an image, largest share of positives.
-        rpn_high, rpn_low: overlaps from which an anchor is positive, and below which it is negative.
-        proposals: that a step starts from.
-        roi_batch, roi_positive: regions drawn from an image, largest share of positives.
-        roi_threshold: overlap from which a region is positive.
-        mask_batch: most positives of an image that the mask head learns from; 0: all.
-        rpn_beta, box_beta: of the smooth L1 losses; 0 is L1.
-    """
-
-    rpn_batch: int = 256
-    rpn_positive: float = 0.5
-    rpn_high: float = 0.7
-    rpn_low: float = 0.3
-    proposals: ProposalLimits = field(default_factory=ProposalLimits)
-    roi_batch: int = 512
-    roi_positive: float = 0.25
-    roi_threshold: float = 0.5
-    mask_batch: int = 0
-    rpn_beta: float = 0.0
-    box_beta: float = 0.0
 
 
 class MaskRCNN(nn.Module):
@@ -205,8 +178,7 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.box_head(self.pool(features, regions.rois, POOLED))
         # the places of sampling that stayed empty hold regions without area, whose deltas would not be finite
         is_positive = (regions.labels > 0)[:, None]
-        unit = torch.arange(4, device=is_positive.device) // 2
-        own = torch.where(is_positive, regions.rois[:, 1:], unit)
+        own = torch.where(is_positive, regions.rois[:, 1:], torch.arange(4, device=is_positive.device) // 2)
         wanted = encode(torch.where(is_positive, regions.boxes, own), own, HEAD_WEIGHTS)
         return box_losses(logits, deltas, regions.labels, wanted, self.rules.box_beta)
 
@@ -216,7 +188,7 @@ class MaskRCNN(nn.Module):
         # where the host waits for the device in a step: how many masks there are decides how much is computed
         chosen = (regions.labels > 0).nonzero()[:, 0]
         if self.rules.mask_batch:
-            chosen = self._some(chosen, regions.rois[chosen, 0], len(targets))
+            chosen = chosen[first_of_each(regions.rois[chosen, 0], len(targets), self.rules.mask_batch)]
         if not chosen.numel():
             # a region that counts nothing, so that all parameters have a gradient
             rois, labels = regions.rois.new_zeros((1, 5)), regions.labels.new_ones(1)
@@ -225,12 +197,6 @@ class MaskRCNN(nn.Module):
         logits = self.mask_head(self.pool(features, rois, self.mask_size // 2), regions.labels[chosen])
         label_maps = torch.stack([target.label_map for target in targets])
         return mask_loss(logits, mask_targets(label_maps, rois, regions.ids[chosen], self.mask_size))
-
-    def _some(self, chosen: torch.Tensor, images: torch.Tensor, count: int) -> torch.Tensor:
-        """At most `mask_batch` of each image: the first, since they come in the order they were drawn."""
-        places = torch.arange(chosen.numel(), device=chosen.device)
-        first = torch.searchsorted(images, torch.arange(count, device=chosen.device, dtype=images.dtype))
-        return chosen[places - first[images.long()] < self.rules.mask_batch]
 
     def _masks(
         self, features: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], labels: torch.Tensor
@@ -293,7 +259,7 @@ def network_from_instance_plan(
     anchors = AnchorGrid(
         plan.anchor_sizes, plan.aspect_ratios, plan.strides, plan.anchor_offset, round=plan.round_anchors
     )
-    network = MaskRCNN(
+    return MaskRCNN(
         backbone,
         RPNHead(plan.fpn_channels, anchors.per_cell[0]),
         BoxHead(plan.fpn_channels, plan.num_classes, plan.box_features, plan.box_head, norm, fused),
@@ -316,8 +282,7 @@ def network_from_instance_plan(
         ),
         ProposalLimits(plan.rpn_pre_nms, plan.rpn_post_nms, plan.rpn_nms),
         DetectionLimits(plan.score_threshold, plan.box_nms, plan.max_detections),
-    )
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _sizes(images: torch.Tensor, image_sizes: torch.Tensor | None) -> list[tuple[int, int]]:

@@ -62,3 +62,19 @@ def region_targets(
     wanted = torch.where(is_positive[:, :, None], of_objects([target.boxes for target in targets], objects), boxes)
     ids = torch.where(is_positive, of_objects([target.ids for target in targets], objects), 0)
     return RegionTargets(as_rois(list(boxes)), labels.flatten(), wanted.flatten(0, 1), ids.flatten())
+
+
+def first_of_each(images: torch.Tensor, count: int, most: int) -> torch.Tensor:
+    """Which of some regions are among the first `most` of their image; regions come in the order they were drawn.
+
+    Args:
+        images: `[R]` number of the image of each region, ascending.
+        count: of images.
+        most: regions of an image.
+
+    Returns:
+        `[R]` bool.
+    """
+    places = torch.arange(images.numel(), device=images.device)
+    first = torch.searchsorted(images, torch.arange(count, device=images.device, dtype=images.dtype))
+    return places - first[images.long()] < most

@@ -31,29 +31,8 @@ class BalancedSampler:
         """Largest number of positives."""
         return int(self.size * self.positive_fraction)
 
-    def __call__(
-        self, states: torch.Tensor, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw without replacement, each with the same chance.
-
-        Args:
-            states: `[A]`, 1 positive, 0 negative, anything else is never drawn (int8 as `match_anchors` returns it).
-            generator: of any device; a generator on the CPU draws the same for states on every device. None: torch's.
-
-        Returns:
-            indices of the positives `[P]` and of the negatives `[Q]`, int64, ascending, on the device of `states`.
-
-        Raises:
-            ValueError: states are not a vector.
-        """
-        if states.ndim != 1:
-            raise ValueError(f"sampler: states must be a vector, got {tuple(states.shape)}")
-        positives, negatives = (states == 1).nonzero()[:, 0], (states == 0).nonzero()[:, 0]
-        positives = _some(positives, self.most_positives, generator)
-        return positives, _some(negatives, self.size - positives.numel(), generator)
-
     def batch(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw from every row as `__call__` does, in fixed shapes: a device need not be waited for.
+        """Draw from every row without replacement, each with the same chance; in fixed shapes, so no host waits.
 
         Args:
             states: `[B, A]`, 1 positive, 0 negative, anything else is never drawn. Torch's generator of their device
@@ -75,28 +54,3 @@ class BalancedSampler:
         ranks.scatter_(1, chosen, torch.where(best >= 0, best + 1, ranks.gather(1, chosen)))
         ranks, indices = ranks.topk(min(self.size, count), dim=1)
         return indices, torch.where(ranks >= 1, 1, torch.where(ranks >= 0, 0, -1)).to(torch.int8)
-
-
-def _some(indices: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
-    """`count` of the indices, or all where there are no more."""
-    if indices.numel() <= count:
-        return indices
-    device = indices.device if generator is None else generator.device
-    chosen = _chosen(indices.numel(), count, generator, device).to(indices.device)
-    return indices[chosen].sort().values
-
-
-def _chosen(size: int, count: int, generator: torch.Generator | None, device: torch.device) -> torch.Tensor:
-    """`count` of the numbers below `size`, none twice."""
-    if size >= 16 * count:
-        # a few hundred of 250,000: the first different ones of a series are as random, and much less work
-        drawn = torch.randint(size, (2 * count,), generator=generator, device=device)
-        ordered, places = drawn.sort(stable=True)
-        is_first = torch.ones_like(ordered, dtype=torch.bool)
-        is_first[1:] = ordered[1:] != ordered[:-1]
-        firsts = places[is_first].sort().values[:count]
-        if firsts.numel() == count:
-            return drawn[firsts]
-    # float64, since of many keys of 24 bits some would be equal
-    keys = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
-    return keys.topk(count, sorted=False).indices

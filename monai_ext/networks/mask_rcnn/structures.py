@@ -19,7 +19,7 @@ class Targets(NamedTuple):
         ids: `[G]` int32, the value of each object in the label map.
         label_map: `[H, W]` int32, padded as the images of the batch are.
         crowd: `[Z, 4]` float32, regions where objects were not told apart. Anchors and proposals of which a half or
-            more lies in one are no examples of anything; `[0, 4]` where there are none.
+            more lies in one are no examples of background; `[0, 4]` where there are none.
     """
 
     boxes: torch.Tensor

@@ -86,14 +86,21 @@ def multiscale_roi_align(
         raise ValueError("no features: one map a level is needed")
     if len(strides) != len(features):
         raise ValueError(f"{len(features)} levels of features need as many strides, got {len(strides)}")
-    levels = _levels(rois, len(features), canonical_size, canonical_level - first_level)
+    levels = region_levels(rois[:, 1:], len(features), canonical_size, canonical_level - first_level)
     return _call(list(features), rois, levels, output_size, [1.0 / s for s in strides], sampling, aligned)
 
 
-def _levels(rois: torch.Tensor, count: int, canonical_size: float, canonical: int) -> torch.Tensor:
-    """Index of the map of every region `[R]` int64; the finest for regions without an area."""
-    sides = (rois[:, 3:5] - rois[:, 1:3]).double()
-    side = sides.prod(1).nan_to_num(nan=0.0).clamp_min(0).sqrt()
+def region_levels(boxes: torch.Tensor, count: int, canonical_size: float = 224.0, canonical: int = 2) -> torch.Tensor:
+    """Index `[R]` int64 of the map that each region is pooled from (Lin et al. 2017, feature pyramids, equation 1).
+
+    Args:
+        boxes: `[R, 4]` floating (x0, y0, x1, y1) in pixels of the image.
+        count: of maps; 0 is the finest, also for regions without an area or with a coordinate that is NaN.
+        canonical_size: side in pixels of a square region that belongs to map `canonical`; half of it is one finer.
+        canonical: see above.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2]).double().clamp_min(0)
+    side = sides.prod(1).nan_to_num(nan=0.0).sqrt()
     level = torch.floor(canonical + torch.log2(side / canonical_size + 1e-8))
     return level.clamp(0, count - 1).to(torch.int64)
 

@@ -61,8 +61,9 @@ def test_half_in_a_crowd_region() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [6, 0, 16, 10], [20, 20, 30, 30], [8, 8, 8, 12]])
     states = torch.tensor([1, 0, 0, 1, 0], dtype=torch.int8)
     crowd = torch.tensor([[0.0, 0, 10, 40], [12, 0, 16, 40]])
-    # the third lies in the two regions by 4/10 each: neither holds half of it; the last has no area
-    assert without_crowd(states, boxes, crowd).tolist() == [-1, -1, 0, 1, 0]
+    # the first stays positive; the third lies in the two regions by 4/10 each: neither holds half of it; the last has
+    # no area
+    assert without_crowd(states, boxes, crowd).tolist() == [1, -1, 0, 1, 0]
     assert without_crowd(states, boxes, crowd[:0]) is states
 
 

@@ -13,12 +13,13 @@ from torch import nn
 
 from monai_ext.networks.mask_rcnn.anchors import AnchorGrid
 from monai_ext.networks.mask_rcnn.box_head import BoxHead
-from monai_ext.networks.mask_rcnn.detector import MaskRCNN, TrainingRules
+from monai_ext.networks.mask_rcnn.detector import MaskRCNN
 from monai_ext.networks.mask_rcnn.mask_head import MaskHead
 from monai_ext.networks.mask_rcnn.proposals import ProposalLimits
 from monai_ext.networks.mask_rcnn.region_pool import RegionPool
 from monai_ext.networks.mask_rcnn.rpn import RPNHead
 from monai_ext.networks.mask_rcnn.structures import Targets
+from monai_ext.networks.mask_rcnn.training_rules import TrainingRules
 from small_detector import discs, set_weights
 
 STRIDES = (4, 8, 16, 32, 64)

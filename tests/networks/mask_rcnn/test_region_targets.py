@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_ext.networks.mask_rcnn.region_targets import region_targets
+from monai_ext.networks.mask_rcnn.region_targets import first_of_each, region_targets
 from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
 from small_detector import discs, targets_of
 
@@ -66,6 +66,13 @@ def test_crowd_and_nothing() -> None:
     torch.manual_seed(0)
     target = targets_of(label_map())._replace(crowd=torch.tensor([[0.0, 0.0, 40.0, 30.0]]))
     found = region_targets([PROPOSALS], [target], BalancedSampler(50))
-    assert (found.labels == -1).all()
+    assert (found.labels > 0).sum() == 4  # objects, and what matches them
+    assert (found.labels == -1).sum() == 4
     empty = region_targets([torch.zeros(0, 4)], [discs(0)[1]], BalancedSampler(50))
     assert empty.rois.shape == (0, 5)
+
+
+def test_first_of_each_image() -> None:
+    images = torch.tensor([0.0, 0, 0, 2, 2, 3])
+    assert first_of_each(images, 5, 2).tolist() == [True, True, False, True, True, True]
+    assert first_of_each(images[:0], 5, 2).tolist() == []
