@@ -81,9 +81,20 @@ def check_records(
     return CocoRecords(names, images, by_image, tuple(notes))
 
 
-def check_image_files(cases: list[InstanceCase], problems: Problems) -> None:
-    """Compare the size of every image file with that of its record; only headers are read."""
-    faults = Faults()
+def check_image_files(
+    cases: list[InstanceCase], problems: Problems, notes: list[str] | None = None
+) -> list[InstanceCase]:
+    """Compare the size of every image file with that of its record; only headers are read.
+
+    Args:
+        cases: of one part.
+        problems: gathers images without file or of another size.
+        notes: gathers them instead, where they are left out.
+
+    Returns:
+        Images without fault.
+    """
+    faults, kept = Faults(), list[InstanceCase]()
     for case in cases:
         try:
             size = picture_size(case.path)
@@ -91,13 +102,21 @@ def check_image_files(cases: list[InstanceCase], problems: Problems) -> None:
             if not case.path.is_file():
                 cure = f"put the files into {case.path.parent}, or remove their records"
                 faults.add("have no file", case.name, cure)
-            else:
+            elif notes is None:
                 problems.lines.append(str(error))
+            else:
+                faults.add("cannot be read", case.name)
             continue
         if size != case.size:
             shown = f"{case.name} (file {size[0]}x{size[1]}, stated {case.size[0]}x{case.size[1]})"
             faults.add("have another size (height x width) than stated", shown, "the images that were annotated")
-    faults.report(problems, "images")
+        else:
+            kept.append(case)
+    if notes is None:
+        faults.report(problems, "images")
+    else:
+        notes += [f"left out: {line}" for line in faults.lines("images")]
+    return kept
 
 
 def _unique_records(

@@ -38,7 +38,8 @@ def read_coco(
         classes: names in the order that a model has them; empty takes the categories. Others are refused.
         splits: which file is which part, such as `{"train": "train2017"}`, where a folder holds several; None takes
             all, which must then differ in their part.
-        skip_broken: leave out annotations that break a rule and say so, instead of refusing the dataset.
+        skip_broken: leave out annotations that break a rule, and images whose file is missing or of another size, and
+            say so, instead of refusing the dataset.
 
     Raises:
         InputError: one error with all problems of all parts: see `check_records` and `check_image_files`; no object
@@ -53,8 +54,7 @@ def read_coco(
     for split, records in parts.items():
         notes += [f"{files[split].name}: {note}" for note in records.notes]
         found = _cases(folder, files[split], split, records)
-        check_image_files(found, problems)
-        cases += found
+        cases += check_image_files(found, problems, notes if skip_broken else None)
     if not len(problems) and not any(not a.crowd for case in cases for a in case.annotations):
         crowds = sum(len(case.annotations) for case in cases)
         beside = f", only {crowds} crowd regions" if crowds else ""

@@ -94,8 +94,8 @@ def _settle_images(values: dict[str, Any], source: InstanceSource, moments: bool
     values.setdefault("value_range", source.images.value_range)
     if not np.isfinite(values["value_range"]).all():
         raise InputError(
-            f"values of the images go from {values['value_range'][0]:g} to {values['value_range'][1]:g}: some are no "
-            "finite numbers. Cure: export the images without NaN and infinity"
+            f"value_range {list(values['value_range'])}: the images hold values that are no finite numbers. "
+            "Cure: export them without NaN and infinity"
         )
     channels = values["channels"]
     if channels not in (1, 3):

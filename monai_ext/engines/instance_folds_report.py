@@ -51,5 +51,6 @@ def report_instance_folds(folder: Path, jobs: Sequence[FoldJob], config: FoldCon
     write_fold_scores(folder, result, table)
     print(table)
     print(f"result: {folder.resolve() / 'cross_validation.json'}, .csv, .md")
-    logger.info("mask AP50 %.4f", result["mean"]["mask_ap50"])
+    mean = result["mean"]["mask_ap50"]
+    logger.info("mask AP50 %s", "undefined: no fold has annotated objects" if mean is None else f"{mean:.4f}")
     return result

@@ -26,7 +26,6 @@ from monai_ext.evaluation.instance_report import (
 )
 from monai_ext.evaluation.instance_table import instance_table
 from monai_ext.evaluation.overlay_picture import save_picture
-from monai_ext.evaluation.painted_labels import painted_detections
 from monai_ext.networks.mask_rcnn.structures import Detections
 from monai_ext.planning.instance_plan import InstancePlan
 
@@ -97,10 +96,10 @@ class InstanceEvaluation:
     def _collect(self, engine: Any) -> None:
         for name, found in self.output_transform(engine.state.output):
             detections = Detections(*(tensor.detach().cpu() for tensor in found))
-            self.collected.add(name, self.references[name], detections)
+            painted, places = self.collected.add(name, self.references[name], detections)
             if self.gallery:  # which images are drawn is known at the end only; packed, a map is a few kilobytes
-                size = self.cases[name].size
-                painted, places = painted_detections(detections, *size, self.label_threshold, self.min_area)
+                places = places[: int((detections.scores[places] >= self.label_threshold).sum())]
+                painted = np.where(painted <= len(places), painted, 0)
                 self._painted[name] = (zlib.compress(painted.tobytes(), 1), detections.labels.numpy()[places])
 
     def _finish(self, _: Any) -> None:

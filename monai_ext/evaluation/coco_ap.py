@@ -59,9 +59,11 @@ class CocoScores:
         self.kinds = tuple(kinds)
         self.cut = 0
         self._matches: dict[str, list[list[Matches]]] = {kind: [[] for _ in range(num_classes)] for kind in self.kinds}
+        self._precision: dict[str, np.ndarray] = {}
 
     def add(self, reference: ImageObjects, found: ImageObjects) -> None:
         """One image; images of equal scores keep the order in which they were added."""
+        self._precision = {}
         overlaps = {"box": box_overlaps, "mask": mask_overlaps}
         least = float(THRESHOLDS[0])
         ranges = np.array(list(self.sizes.values()), dtype=np.float64)
@@ -81,10 +83,12 @@ class CocoScores:
 
     def precision(self, kind: str) -> np.ndarray:
         """`[T, 101, K, R]` float64, NaN for classes and sizes without annotated objects."""
-        result = np.full((len(THRESHOLDS), len(RECALLS), self.num_classes, len(self.sizes)), np.nan)
-        for k, images in enumerate(self._matches[kind]):
-            result[:, :, k] = _precision(images, len(self.sizes))
-        return result
+        if kind not in self._precision:  # asked for by `overall` and by `per_class`
+            result = np.full((len(THRESHOLDS), len(RECALLS), self.num_classes, len(self.sizes)), np.nan)
+            for k, images in enumerate(self._matches[kind]):
+                result[:, :, k] = _precision(images, len(self.sizes))
+            self._precision[kind] = result
+        return self._precision[kind]
 
     def recall(self, kind: str, most: int) -> np.ndarray:
         """`[T, K, R]` float64 with at most so many detections per image, NaN as in `precision`."""

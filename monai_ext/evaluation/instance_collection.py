@@ -74,13 +74,17 @@ class InstanceCollection:
         self.maps = LabelMapScores()
         self.detections: dict[str, int] = {}
 
-    def add(self, name: str, reference: Reference, detections: Detections) -> None:
+    def add(self, name: str, reference: Reference, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         """One image.
 
         Args:
             name: of the image, which must not have been added before.
             reference: what is annotated.
             detections: boxes in pixels of the image, by descending score.
+
+        Returns:
+            As `painted_detections`, from the lowest score threshold on: values up to n are what the n first places
+            give alone.
 
         Raises:
             ValueError: the name has been there before.
@@ -98,6 +102,7 @@ class InstanceCollection:
             name, overlap_table(reference.label_map, painted, reference.labels, labels, scores, reference.crowd)
         )
         self.detections[name] = len(detections.scores)
+        return painted, places
 
     def overall(self) -> dict[str, float]:
         """All scores by name; undefined ones are NaN."""

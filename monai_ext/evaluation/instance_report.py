@@ -128,6 +128,7 @@ def ranked_images(collection: InstanceCollection) -> list[str]:
 def best_median_worst(names: Sequence[str], each: int) -> dict[str, str]:
     """Name to `best`, `median` or `worst`, `each` of them from a ranking; no image twice."""
     count = len(names)
+    each = min(each, max(1, count // 2))  # of two images one is the worst
     middle = max(0, (count - each) // 2)
     places = {
         "best": range(min(each, count)),

@@ -30,7 +30,7 @@ DEFINITIONS = {
     "nuclei_dice": "Dice of foreground pixels, pooled",
     "nuclei_count_error": "mean over images of |predicted - annotated| objects",
     "nuclei_count_bias": "mean over images of predicted - annotated objects",
-    "per_image": "images without annotated and predicted objects count in no mean",
+    "per_image": "images without annotated and predicted objects count in no mean but those of the count",
 }
 
 

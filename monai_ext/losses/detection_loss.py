@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -122,6 +122,20 @@ class DetectionLoss(nn.Module):
             raise ValueError(f"losses must be {', '.join(LOSSES)}, got {', '.join(losses)}")
         self.last_parts = {name: losses[name].detach() for name in LOSSES}
         return torch.stack([self.weights[name] * losses[name] for name in LOSSES]).sum()
+
+
+def weighted_loss(weights: Sequence[float]) -> DetectionLoss:
+    """The loss with a weight for each of `LOSSES`, in their order.
+
+    Raises:
+        InputError: another number of weights, or one is negative or not finite.
+    """
+    if len(weights) != len(LOSSES):
+        raise InputError(
+            f"--loss_weights {list(weights)}: must be {len(LOSSES)} numbers, for {', '.join(LOSSES)}. "
+            f"Cure: {[1] * len(LOSSES)}"
+        )
+    return DetectionLoss(*weights)
 
 
 def _smooth_l1(found: torch.Tensor, wanted: torch.Tensor, counts: torch.Tensor, beta: float) -> torch.Tensor:

@@ -222,10 +222,16 @@ class InstancePlan:
                 problems.add(
                     f"{name} {getattr(self, name)!r}", "is not known", f"one of {', '.join(map(str, allowed))}"
                 )
-        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+        if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             problems.add(f"percentiles {list(self.percentiles)}", "are no range", "two of 0 to 100, the lower first")
-        if not self.value_range[0] < self.value_range[1]:
-            problems.add(f"value_range {list(self.value_range)}", "is empty", "two values, the lower first")
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            problems.add(f"value_range {list(self.value_range)}", "is no range", "two values, the lower first")
+        if not 0 <= self.anchor_offset < 1:
+            problems.add(f"anchor_offset {self.anchor_offset}", "must be from 0 to below 1", "0, or 0.5")
+        if self.pool_sampling < 0 or self.min_area < 0:
+            problems.add(
+                f"pool_sampling {self.pool_sampling}, min_area {self.min_area}", "must not be negative", "2 and 1"
+            )
         if self.scale <= 0 or self.canonical_size <= 0:
             problems.add(f"scale {self.scale}, canonical_size {self.canonical_size}", "must be above 0", "1 and 224")
         if len(self.image_size) != 2 or min(self.image_size) < self.size_divisor:

@@ -14,7 +14,9 @@ from torch import nn
 from bundle_commands import MASK_RCNN, Finished
 from mask_rcnn_workflows import detection_workflow
 from monai_ext.benchmark.detection_steps import SyntheticInstances
+from monai_ext.engines.config_keys import load_key_specs
 from monai_ext.engines.instance_batch import AspectGroupedStream
+from monai_ext.engines.instance_metric import KEY_SCORES
 from monai_ext.engines.run_folder import cpu_bfloat16
 from monai_ext.ops import forms
 from parsed_configs import Check, assert_every_key_is_shown, chain, fold, group, handler, part, plan
@@ -223,6 +225,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "cache_mib": ({"cache_mib": 3}, lambda p: part("train#dataset")(p).cache_bytes == 3 * 2**20),
     "part": ({"part": "all"}, lambda p: len(part("evaluate#source")(p).fold.val) == 52),
     "tta": ({"tta": True}, lambda p: len(part("evaluate#inferer")(p).views) == 4),
+    "ap_detections": ({"ap_detections": 7}, lambda p: part("evaluate#outputs")(p).most == 7),
     "pred_format": ({"pred_format": "coco"}, lambda p: part("predict#outputs")(p).outputs == ("coco",)),
     "label_format": ({"label_format": "tif"}, lambda p: part("predict#outputs")(p).label_format == "tif"),
     "num_workers": ({"num_workers": 1}, lambda p: part("train#dataloader")(p).num_workers == 1),
@@ -329,3 +332,9 @@ def test_backbone_is_compiled_for_the_evaluation(configured: Configure, trained_
         found = part("evaluate#network")(configured(ckpt_path=model, compile_eval=compiled))
         assert (found.backbone._compiled_call_impl is not None) is compiled
         assert isinstance(found, nn.Module)
+
+
+def test_key_scores_are_those_of_the_metric() -> None:
+    """The check of keys knows them all, so that a wrong one is refused before anything is written."""
+    spec = load_key_specs(MASK_RCNN / "keys.json")["key_score"]
+    assert tuple(spec.choices or ()) == KEY_SCORES

@@ -296,7 +296,7 @@ def no_change(root: Path) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], list[str]]] = {
     "no dataset": (no_change, {"dataset_dir": "nowhere"}, ["nowhere", "Cure"]),
-    "key score": (no_change, {"key_score": "dice"}, ["--key_score 'dice'", "mask_ap50", "nuclei_ap"]),
+    "key score": (no_change, {"key_score": "dice"}, ["--key_score", "mask_ap50", "nuclei_ap"]),
     "attribute": (no_change, {"select": "type=blue"}, ["no image has type = blue", "dark, light"]),
     "selection": (no_change, {"select": "light"}, ["--select 'light'", "NAME=VALUE"]),
     "missing list": (no_change, {"train_list": "none.txt"}, ["--train_list none.txt", "cannot be read"]),

@@ -152,6 +152,19 @@ def test_notes_name_the_file(tmp_path: Path) -> None:
     assert dataset.notes == ("instances_train.json: left out: 1 annotations have a box without area: id 2 (0 x 0)",)
 
 
+def test_images_without_file_or_of_another_size_can_be_left_out(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, content(images=[
+        {"id": n, "file_name": f"{n}.png", "height": 10, "width": 12 + (n == 2)} for n in (1, 2, 3)
+    ]))  # fmt: skip
+    (root / "images" / "train" / "3.png").unlink()
+    dataset = read_coco(root, skip_broken=True)
+    assert [case.image_id for case in dataset.cases] == [1]
+    told = "\n".join(dataset.notes)
+    assert "left out: 1 images have no file: images/train/3.png" in told
+    assert "left out: 1 images have another size" in told
+    assert "images/train/2.png (file 10x12, stated 10x13)" in told
+
+
 def test_choice_by_attributes(tmp_path: Path) -> None:
     whole = content()
     whole["images"][1]["type"] = "other"

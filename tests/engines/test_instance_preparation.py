@@ -293,3 +293,15 @@ def test_images_with_values_that_are_no_numbers_are_refused(tmp_path: Path) -> N
         write_map(root / "labels" / f"{name}.png", labels)
     with pytest.raises(InputError, match="no finite numbers"):
         prepare(root, tmp_path / "store", tmp_path / "run")
+
+
+@pytest.mark.parametrize("key", ["value_range", "percentiles"])
+def test_a_range_is_two_numbers(phantom: Path, store: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=key):
+        prepare(phantom, store, tmp_path, **{key: [5.0]})
+
+
+def test_thresholds_of_proposals_must_not_cross() -> None:
+    plan = synthetic_plan("resnet-tiny", (64, 64), num_classes=2, tile_overlap=16)
+    with pytest.raises(InputError, match=r"--rpn_low 0.9 is above --rpn_high 0.7"):
+        network_from_instance_plan(plan, rpn_low=0.9)

@@ -129,7 +129,7 @@ def test_best_median_worst() -> None:
     assert list(best_median_worst(names, 2).items()) == [
         ("a", "best"), ("b", "best"), ("d", "median"), ("e", "median"), ("h", "worst"), ("i", "worst"),
     ]  # fmt: skip
-    assert best_median_worst(["a", "b"], 2) == {"a": "best", "b": "best"}
+    assert best_median_worst(["a", "b"], 2) == {"a": "best", "b": "worst"}
     assert best_median_worst(["a", "b"], 1) == {"a": "best", "b": "worst"}
     assert best_median_worst([], 2) == {}
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from monai_ext.errors import InputError
-from monai_ext.losses.detection_loss import LOSSES, DetectionLoss, box_losses, mask_loss, rpn_losses
+from monai_ext.losses.detection_loss import (
+    LOSSES,
+    DetectionLoss,
+    box_losses,
+    mask_loss,
+    rpn_losses,
+    weighted_loss,
+)
 
 
 def rows(*values: float) -> torch.Tensor:
@@ -115,6 +122,13 @@ def test_weighted_sum() -> None:
     total.backward()
     assert given["mask"].grad == 0.5
     assert not loss.state_dict()
+
+
+def test_a_weight_for_each_loss() -> None:
+    assert weighted_loss([1, 2, 3, 4, 0.5]).weights == dict(zip(LOSSES, (1, 2, 3, 4, 0.5), strict=True))
+    for wrong in ([1, 1], [1] * 6):
+        with pytest.raises(InputError, match=r"--loss_weights .*: must be 5 numbers, for rpn_class, rpn_box"):
+            weighted_loss(wrong)
 
 
 def test_wrong_arguments() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from monai_ext.errors import InputError
 from monai_ext.losses.detection_loss import box_losses, mask_loss, rpn_losses
 from monai_ext.networks.mask_rcnn.anchor_targets import anchor_targets
 from monai_ext.networks.mask_rcnn.anchors import AnchorGrid
@@ -240,8 +241,14 @@ def network_from_instance_plan(
         fused: whether the ops of this package normalise.
 
     Raises:
-        ValueError: an argument is out of range.
+        InputError: the thresholds of the proposals' matching cross each other.
+        ValueError: another argument is out of range.
     """
+    if rpn_low > rpn_high:
+        raise InputError(
+            f"--rpn_low {rpn_low:g} is above --rpn_high {rpn_high:g}: an anchor would be background and object at "
+            "once. Cure: 0.3 and 0.7"
+        )
     norm = "group" if plan.norm == "group" else "none"
     backbone = ResNetFPN(
         plan.channels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from monai_ext.errors import InputError
 from monai_ext.networks.mask_rcnn.proposals import ProposalLimits
 
 
@@ -19,6 +20,9 @@ class TrainingRules:
         roi_threshold: overlap from which a region is positive.
         mask_batch: most positives of an image that the mask head learns from; 0: all.
         rpn_beta, box_beta: of the smooth L1 losses; 0 is L1.
+
+    Raises:
+        InputError: `rpn_low` is above `rpn_high`.
     """
 
     rpn_batch: int = 256
@@ -32,3 +36,10 @@ class TrainingRules:
     mask_batch: int = 0
     rpn_beta: float = 0.0
     box_beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rpn_low > self.rpn_high:
+            raise InputError(
+                f"--rpn_low {self.rpn_low:g} is above --rpn_high {self.rpn_high:g}: an anchor would be positive and "
+                "negative. Cure: 0.3 and 0.7"
+            )

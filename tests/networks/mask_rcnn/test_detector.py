@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from monai_ext.errors import InputError
 from monai_ext.losses.detection_loss import LOSSES, DetectionLoss
 from monai_ext.networks.mask_rcnn.detector import MaskRCNN, network_from_instance_plan
 from monai_ext.networks.mask_rcnn.packed_detections import unpack_detections
@@ -194,6 +195,9 @@ def test_crowd_regions_are_no_negatives() -> None:
     losses = small_detector()(images, None, everywhere)
     assert all(value == 0 for value in losses.values())
     assert all(value.requires_grad for value in losses.values())
+    images, targets = batch(5)
+    losses = small_detector()(images, None, [targets[0]._replace(crowd=everywhere[0].crowd)])
+    assert all(value > 0 for value in losses.values())  # objects that are told apart stay examples
 
 
 def test_fewer_masks() -> None:
@@ -241,6 +245,8 @@ def test_arguments_are_passed_on() -> None:
 
 
 def test_wrong_arguments() -> None:
+    with pytest.raises(InputError, match=r"--rpn_low 0.7 is above --rpn_high 0.3"):
+        small_detector(rpn_high=0.3, rpn_low=0.7)
     network, (images, targets) = small_detector(), batch(2)
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         network(images[0])
