@@ -72,6 +72,7 @@ class _Found:
     labels: np.ndarray
     crowds: int
     hidden: int
+    scattered: bool = False  # a label map of one object only, in parts that do not touch
 
 
 def check_instances(
@@ -107,6 +108,12 @@ def check_instances(
     if hidden:
         listed = shortened([f"{name} {count}" for name, count in hidden.items()])
         warnings.append(f"{sum(hidden.values())} objects lie wholly under smaller ones and are left out: {listed}")
+    maps = [one for one in found if one.case.label_path is not None and len(one.areas)]
+    if len(maps) > 1 and all(len(one.areas) == 1 for one in maps) and any(one.scattered for one in maps):
+        warnings.append(
+            "every label map holds one object only, in parts that do not touch, as masks of all objects do: give each "
+            "object a number of its own, such as by scipy.ndimage.label"
+        )
     labels = np.concatenate([one.labels for one in found])
     per_class = np.bincount(labels, minlength=len(dataset.classes) + 1)[1:]
     for name, count in zip(dataset.classes, per_class.tolist(), strict=True):
@@ -136,7 +143,12 @@ def _inspect(case: InstanceCase) -> _Found:
     instances = case.instances()
     areas = np.bincount(instances.label_map.ravel(), minlength=len(instances.labels) + 1)[1:]
     crowds = sum(annotation.crowd for annotation in case.annotations)
-    return _Found(case, areas, instances.boxes(), instances.labels, crowds, instances.hidden)
+    scattered = False
+    if case.label_path is not None and len(areas) == 1:
+        from scipy.ndimage import label
+
+        scattered = label(instances.label_map, np.ones((3, 3)))[1] > 1
+    return _Found(case, areas, instances.boxes(), instances.labels, crowds, instances.hidden, scattered)
 
 
 def _check_counts(dataset: InstanceDataset, found: list[_Found], training: bool, problems: Problems) -> None:

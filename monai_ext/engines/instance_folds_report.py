@@ -47,7 +47,7 @@ def summarize_instance_folds(summaries: Mapping[int, Mapping[str, Any]]) -> dict
 def report_instance_folds(folder: Path, jobs: Sequence[FoldJob], config: FoldConfig) -> dict[str, Any]:
     """Average the evaluations of finished folds, write and print the table; for `cross_validate`."""
     result = summarize_instance_folds({job.fold: job.summary() for job in jobs})
-    table = fold_scores_table(result, TITLES, "class_mask_ap50")
+    table = fold_scores_table(result, {**TITLES, "class_mask_ap50": "mask AP50 by class"}, "class_mask_ap50")
     write_fold_scores(folder, result, table)
     print(table)
     print(f"result: {folder.resolve() / 'cross_validation.json'}, .csv, .md")

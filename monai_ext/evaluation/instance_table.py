@@ -57,7 +57,7 @@ def instance_table(summary: Mapping[str, Any]) -> str:
         table.append((f"{row['score_threshold']:.2f}", *(_text(row[name], 3) for name in columns)))
     lines += _aligned(table)
     best = summary["best_score_threshold"]["nuclei_ap50"]
-    if best is not None and best["score_threshold"] != summary["label_threshold"]:
+    if best is not None and best["nuclei_ap50"] > 0 and best["score_threshold"] != summary["label_threshold"]:
         lines.append(f"AP50 is best from score {best['score_threshold']:g}: {best['nuclei_ap50']:.4f}")
     if len(summary["classes"]) > 1:
         lines += ["", *_aligned(_classes(summary["classes"]))]

@@ -100,9 +100,21 @@ def anchors_of_dataset(
     sampled = f", a sample of {len(found.sizes)}" if len(found.sizes) < len(cases) else ""
     lines = [f"{dataset.name}: {len(cases)} images{sampled}", found.describe(), report.describe()]
     if write:
-        write_text(Path(write), json.dumps(_overlay(report, stem_stride, size, aspect_ratios), indent=4) + "\n")
+        _write(Path(write), json.dumps(_overlay(report, stem_stride, size, aspect_ratios), indent=4) + "\n")
         lines.append(f"written to {write}: --config_file \"['bundles/mask_rcnn/configs/train.json','{write}']\"")
     return "\n".join(lines)
+
+
+def _write(path: Path, text: str) -> None:
+    if path.suffix.lower() != ".json" or path.is_dir():
+        raise InputError(f"--write {path}: is no name of a JSON file. Cure: a name that ends in .json")
+    if path.exists():
+        raise InputError(f"--write {path}: exists already. Cure: another name, or remove it")
+    try:
+        write_text(path, text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"--write {path}: cannot be written ({reason}). Cure: a writable folder") from error
 
 
 def _cases(dataset: InstanceDataset, part: str) -> tuple[InstanceCase, ...]:

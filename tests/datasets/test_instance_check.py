@@ -85,6 +85,16 @@ def test_broken_label_maps_can_be_left_out(tmp_path: Path) -> None:
     assert "a.png: label map has 5x7 pixels, its image 6x6" in told
 
 
+def test_masks_in_place_of_label_maps_are_told(tmp_path: Path) -> None:
+    masks = {name: np.where(grid(2, columns) > 0, 255, 0).astype(np.uint8) for name, columns in (("a", 2), ("b", 3))}
+    (told,) = check_instances(open_instances(write_maps(tmp_path / "masks", masks))).warnings
+    assert "every label map holds one object only" in told
+    single = {"a": grid(1, 1), "b": grid(1, 1)}
+    assert check_instances(open_instances(write_maps(tmp_path / "single", single))).warnings == ()
+    mixed = masks | {"c": grid(1, 2)}
+    assert check_instances(open_instances(write_maps(tmp_path / "mixed", mixed))).warnings == ()
+
+
 def test_no_object(tmp_path: Path) -> None:
     nothing = np.zeros((6, 6), dtype=np.uint8)
     root = write_maps(tmp_path / "none", {"a": nothing, "b": nothing})

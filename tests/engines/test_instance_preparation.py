@@ -297,8 +297,9 @@ def test_images_with_values_that_are_no_numbers_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("key", ["value_range", "percentiles"])
 def test_a_range_is_two_numbers(phantom: Path, store: Path, tmp_path: Path, key: str) -> None:
+    changes: dict[str, Any] = {key: [5.0]}
     with pytest.raises(InputError, match=key):
-        prepare(phantom, store, tmp_path, **{key: [5.0]})
+        prepare(phantom, store, tmp_path, **changes)
 
 
 def test_thresholds_of_proposals_must_not_cross() -> None:

@@ -29,6 +29,7 @@ def test_the_proposal_is_an_overlay(folder: Path, tmp_path: Path, capsys: pytest
     assert [len(level) for level in overlay["anchor_sizes"]] == [2] * 5
     assert f"--scale {overlay['scale']:g} --canonical_size {overlay['canonical_size']:g}" in shown
     assert "4 images" in shown  # those of the training part
+    file = tmp_path / "fit.json"
     anchors_of_dataset(str(folder), fit=128, write=str(file))
     fitted = json.loads(file.read_text())
     assert (fitted["resize"], fitted["image_size"]) == ("fit", [128, 128])
@@ -54,3 +55,17 @@ def test_the_proposal_is_an_overlay(folder: Path, tmp_path: Path, capsys: pytest
 def test_wrong_options(folder: Path, options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         Commands().anchors(str(folder), **options)
+
+
+def test_the_overlay_must_be_a_json_file(folder: Path, tmp_path: Path) -> None:
+    for wrong in (tmp_path, tmp_path / "anchors.txt"):
+        with pytest.raises(InputError, match=r"--write .*: is no name of a JSON file"):
+            anchors_of_dataset(str(folder), write=str(wrong))
+
+
+def test_no_file_is_replaced(tmp_path: Path) -> None:
+    make_instance_phantom(tmp_path / "data", num_train=4, num_val=1)
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(InputError, match="exists already"):
+        anchors_of_dataset(str(tmp_path / "data"), write=str(tmp_path / "train.json"))
+    assert (tmp_path / "train.json").read_text() == "{}"
