@@ -12,8 +12,7 @@ RUN = Path("runs/mask_rcnn/phantom/0")
 
 
 def test_default_training_finds_the_objects_of_the_phantom(tmp_path: Path) -> None:
-    """Three fifths of the default length: 0.88 where this was written, other processors round otherwise. All of it gives
-    0.999 (README of the bundle)."""
+    """Three fifths of the default length: 0.88 on one processor, others round otherwise; all of it gives 0.999."""
     done = bundle_run(tmp_path, "training", bundle=MASK_RCNN, max_epochs=36)
     assert done.status == 0, done.err
     metrics = json.loads((tmp_path / RUN / "metrics.json").read_text())
