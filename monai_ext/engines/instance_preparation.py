@@ -293,10 +293,10 @@ def synthetic_plan(
         "arch": arch,
     }
     plan = InstancePlan(**(values | changes))
-    plan.check("--synthetic_size")
+    plan.check("--synthetic, --image_size")
     return plan
 
 
-def timed_plan(prepared: InstancePrepared, arch: str, synthetic_size: Sequence[int]) -> InstancePlan:
+def timed_plan(prepared: InstancePrepared, arch: str, image_size: Sequence[int]) -> InstancePlan:
     """What a benchmark times: the network of a training, or with a size in pixels one for COCO's 80 classes."""
-    return synthetic_plan(arch, synthetic_size) if any(synthetic_size) else prepared.plan
+    return synthetic_plan(arch, image_size) if any(image_size) else prepared.plan
