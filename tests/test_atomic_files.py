@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from monai_ext.atomic_files import remove_partials, replacing, save_tensors, write_text
+from forked_child import KILLED, die_before, in_child, make_read_only, mount_small_disk
+from monai_ext.atomic_files import make_folder, remove_partials, replacing, save_tensors, write_text
+from monai_ext.errors import InputError
 
 
 def fail_halfway(path: Path) -> None:
@@ -46,3 +53,164 @@ def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> Non
 def test_tensors_are_readable_as_plain_weights(tmp_path: Path) -> None:
     save_tensors(tmp_path / "m.pt", {"w": torch.ones(2), "n": 3})
     assert torch.load(tmp_path / "m.pt", weights_only=True)["n"] == 3
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_files_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        save_tensors(tmp_path / "a.pt", {})
+        save_tensors(tmp_path / "a.pt", {}, previous=tmp_path / "b.pt")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a.txt": mode, "a.pt": mode, "b.pt": mode}
+
+
+def test_content_is_synced_before_the_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(first: Any, *others: Any) -> Any:
+            place = Path(f"/proc/self/fd/{first}").resolve() if isinstance(first, int) else Path(first)
+            calls.append(f"{name} {'folder' if place.is_dir() else place.name[10:]}")
+            return function(first, *others)
+
+        return call
+
+    for name in ("fsync", "link", "replace"):
+        monkeypatch.setattr(os, name, noting(name, getattr(os, name)))
+    write_text(tmp_path / "a.txt", "a")
+    assert calls == ["fsync a.txt", "replace a.txt", "fsync folder"]
+    calls.clear()
+    make_folder(tmp_path / "x" / "y")
+    assert calls == ["fsync folder"] * 2
+
+
+def text_or_nothing(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_kill_at_every_step_leaves_one_whole_file_and_the_previous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_link)
+    states = []
+    for step in range(10):
+        folder = tmp_path / str(step)
+        path, previous = folder / "last.pt", folder / "last_previous.pt"
+        write_text(path, "second")
+        write_text(previous, "first")
+
+        def body(path: Path = path, previous: Path = previous, step: int = step) -> None:
+            die_before(step)
+            with replacing(path, previous) as partial:
+                partial.write_text("third")
+
+        status = in_child(body, tmp_path / "report")
+        states.append((text_or_nothing(path), text_or_nothing(previous)))
+        if status == 0:
+            break
+        assert status == KILLED
+        remove_partials(folder)
+        assert {file.name for file in folder.iterdir()} <= {"last.pt", "last_previous.pt"}
+    # before fsync, link, the two renames, fsync of the folder, at the end; the first state is that of no save at all
+    if links:
+        expected = [("second", "first")] * 3 + [("third", "first")] + [("third", "second")] * 2
+    else:
+        expected = [("second", "first")] * 3 + [("", "second")] + [("third", "second")] * 2
+    assert states == expected
+
+
+def refuse_link(*_: Any) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_error_at_every_step_keeps_the_files_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, expected in (("fsync", "second"), ("link", "second"), ("replace", "second")):
+        path, previous = tmp_path / name / "a.txt", tmp_path / name / "b.txt"
+        write_text(path, "second")
+        write_text(previous, "first")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, fail_to_write)
+            with pytest.raises(InputError, match=r"a.txt: cannot be written \(Input/output error, \d+ MB free\).*Cure"):
+                write_with_previous(path, previous)
+        assert (path.read_text(), previous.read_text()) == (expected, "first")
+        assert len(list(path.parent.iterdir())) == 2
+
+
+def write_with_previous(path: Path, previous: Path) -> None:
+    with replacing(path, previous) as partial:
+        partial.write_text("third")
+
+
+def fail_to_write(*_: Any) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_full_disk_keeps_the_old_file_and_says_so(tmp_path: Path) -> None:
+    def body() -> None:
+        mount_small_disk(tmp_path, "1m")
+        save_tensors(tmp_path / "m.pt", {"w": torch.ones(100_000)})
+        for elements in (165_000, 200_000, 1_000_000):
+            with pytest.raises(InputError, match=r"m.pt: cannot be written \(No space left on device, \d MB free\)"):
+                save_tensors(tmp_path / "m.pt", {"w": torch.zeros(elements)}, previous=tmp_path / "previous.pt")
+            assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+        assert torch.load(tmp_path / "m.pt", weights_only=True)["w"].sum() == 100_000
+        save_tensors(tmp_path / "m.pt", {"w": torch.zeros(100_000)}, previous=tmp_path / "previous.pt")
+        assert torch.load(tmp_path / "m.pt", weights_only=True)["w"].sum() == 0
+        make_read_only(tmp_path)
+        for name in ("m.pt", "new/m.pt"):
+            with pytest.raises(InputError, match=r"cannot be written \(Read-only file system"):
+                save_tensors(tmp_path / name, {})
+
+    assert in_child(body, tmp_path.with_suffix(".report")) == 0
+
+
+def test_file_larger_than_the_process_may_write(tmp_path: Path) -> None:
+    def body() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        save_tensors(tmp_path / "m.pt", {"w": torch.ones(1_000)})
+        for elements in (25_000, 200_000):
+            with pytest.raises(InputError, match=r"cannot be written \(File too large"):
+                save_tensors(tmp_path / "m.pt", {"w": torch.zeros(elements)})
+        assert [path.name for path in tmp_path.iterdir()] == ["m.pt"]
+        assert torch.load(tmp_path / "m.pt", weights_only=True)["w"].sum() == 1_000
+
+    assert in_child(body, tmp_path.with_suffix(".report")) == 0
+
+
+def test_folder_removed_in_the_middle_of_a_write_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.txt: cannot be written \(No such file or directory"):
+        remove_folder_in_the_middle(tmp_path / "run" / "a.txt")
+
+
+def test_folder_that_may_not_be_written_is_said_and_another_file_is_not(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a.txt: cannot be written \(Permission denied, \d+ MB free\)"):
+        refuse_while_writing(tmp_path / "a.txt", own=True)
+    with pytest.raises(PermissionError, match=r"other\.txt"):
+        refuse_while_writing(tmp_path / "a.txt", own=False)
+
+
+def refuse_while_writing(path: Path, own: bool) -> None:
+    with replacing(path) as partial:
+        raise PermissionError(errno.EACCES, "Permission denied", str(partial if own else path.with_name("other.txt")))
+
+
+def remove_folder_in_the_middle(path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("half")
+        partial.unlink()
+        path.parent.rmdir()
+
+
+def test_what_the_writer_itself_raises_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "copy.txt") as partial:
+        partial.write_bytes((tmp_path / "absent.txt").read_bytes())

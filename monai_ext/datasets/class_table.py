@@ -17,6 +17,7 @@ from monai_ext.datasets.classification_dataset import (
     class_order,
     shortened,
 )
+from monai_ext.datasets.confined_path import CURE, path_fault, shown
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, image_ending
 from monai_ext.errors import InputError, Problems
 
@@ -50,13 +51,13 @@ def read_class_table(
 
     Args:
         path: CSV file (UTF-8, separated by commas, semicolons or tabs), or a folder with `labels.csv`.
-        image_dir: what files are relative to; empty takes the folder of the table.
+        image_dir: what files are relative to and must lie in; empty takes the folder of the table.
         multi_label: True, False, or `auto`: if any image has several labels.
         classes: names in the order that a model has them; empty takes `classes.txt`, else the labels that occur.
 
     Raises:
-        InputError: one error with all problems: columns missing or unknown, files missing or listed twice, labels
-            missing, unknown or out of range, parts that are not known.
+        InputError: one error with all problems: columns missing or unknown, files missing, listed twice or outside
+            the folder (see `confined_path`), labels missing, unknown or out of range, parts that are not known.
     """
     path = Path(path)
     path = path / TABLE_NAME if path.is_dir() else path
@@ -178,10 +179,16 @@ def _files(
 ) -> list[tuple[str, Path]]:
     """Case name and path of each row."""
     found, missing, unknown = list[tuple[str, Path]](), list[str](), list[str]()
+    faults: dict[str, list[str]] = {}
     for number, row in zip(lines, rows, strict=True):
         stored = row[column].strip().replace("\\", "/")
         if not stored:
             problems.add(f"line {number}", "names no file", "fill it in or delete the row")
+        fault = path_fault(root, stored) if stored else ""
+        if fault:
+            faults.setdefault(fault, []).append(shown(stored))
+            found.append((f"line {number}", root))
+            continue
         path = Path(os.path.normpath(root / stored))
         if not image_ending(path) and not path.exists():
             path = next(
@@ -193,6 +200,9 @@ def _files(
             unknown.append(stored)
         base = Path(os.path.normpath(root))
         found.append(((path.relative_to(base) if path.is_relative_to(base) else path).as_posix(), path))
+    for fault, named in faults.items():
+        where = f"{len(named)} of {len(rows)} files ({shortened(named)})"
+        problems.add(where, f"each {fault} {root}", f"--image_dir, the folder they are in; {CURE}")
     if missing:
         problems.add(
             f"{len(missing)} of {len(rows)} files",

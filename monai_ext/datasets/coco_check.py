@@ -10,6 +10,7 @@ from typing import Any
 
 from monai_ext.datasets.classification_dataset import shortened
 from monai_ext.datasets.coco_annotation import checked_annotation, is_whole
+from monai_ext.datasets.confined_path import path_fault, shown
 from monai_ext.datasets.faults import Faults
 from monai_ext.datasets.instance_dataset import Annotation, InstanceCase
 from monai_ext.datasets.picture_size import picture_size
@@ -147,6 +148,9 @@ def _check_images(images: dict[int, dict[str, Any]], problems: Problems) -> None
             faults.add("have no size", f"id {key} ({size[0]!r} x {size[1]!r})", "height and width in pixels")
         if not isinstance(record["file_name"], str) or not record["file_name"]:
             faults.add("have no file_name", f"id {key}", "a path relative to the folder of the images")
+        elif fault := path_fault(Path(), record["file_name"].replace("\\", "/"), Path("/")):
+            faults.add(fault, f"id {key} ({shown(record['file_name'])})", "the name of a file")
+            images[key] = record | {"file_name": f"image {key}"}
         elif record["file_name"] in files:
             faults.add("have the file of another", record["file_name"], "one record per file")
         else:

@@ -9,6 +9,8 @@ from typing import Any
 
 from monai_ext.datasets.classification_dataset import SPLIT_NAMES, shortened
 from monai_ext.datasets.coco_check import IMAGE_KEYS, CocoRecords, check_image_files, check_records, path_of
+from monai_ext.datasets.confined_path import CURE, path_fault, shown
+from monai_ext.datasets.faults import Faults
 from monai_ext.datasets.instance_dataset import InstanceCase, InstanceDataset
 from monai_ext.errors import InputError, Problems
 
@@ -53,7 +55,7 @@ def read_coco(
     cases: list[InstanceCase] = []
     for split, records in parts.items():
         notes += [f"{files[split].name}: {note}" for note in records.notes]
-        found = _cases(folder, files[split], split, records)
+        found = _cases(folder, files[split], split, records, problems)
         cases += check_image_files(found, problems, notes if skip_broken else None)
     if not len(problems) and not any(not a.crowd for case in cases for a in case.annotations):
         crowds = sum(len(case.annotations) for case in cases)
@@ -140,7 +142,7 @@ def _same_categories(
     return found[first]
 
 
-def _cases(folder: Path, file: Path, split: str, records: CocoRecords) -> list[InstanceCase]:
+def _cases(folder: Path, file: Path, split: str, records: CocoRecords, problems: Problems) -> list[InstanceCase]:
     part = file.stem.removeprefix(PREFIX)
     usable = {key: r for key, r in records.images.items() if r["height"] and isinstance(r["file_name"], str)}
     choices = (folder / "images" / part, folder / part, folder / "images")
@@ -148,9 +150,13 @@ def _cases(folder: Path, file: Path, split: str, records: CocoRecords) -> list[I
     # a file name may hold the name of the part as well
     first = next(iter(usable.values()), {"file_name": ""})["file_name"]
     images = next((choice for choice in present if path_of(choice, first).is_file()), present[0])
-    cases = []
+    cases, faults = [], Faults()
     for key, record in usable.items():
         path = path_of(images, record["file_name"])
+        fault = path_fault(images, record["file_name"].replace("\\", "/"), folder)
+        if fault:
+            faults.add(f"name a file that {fault}", f"id {key} ({shown(record['file_name'])})", CURE)
+            continue
         known = {k: str(v) for k, v in record.items() if k not in (*IMAGE_KEYS, *NOT_SHOWN)}
         cases.append(
             InstanceCase(
@@ -163,4 +169,7 @@ def _cases(folder: Path, file: Path, split: str, records: CocoRecords) -> list[I
                 attributes=known,
             )
         )
+    own = Problems(file.name)
+    faults.report(own, "images")
+    problems.lines += [f"{file.name}: {line}" for line in own.lines]
     return sorted(cases, key=lambda case: case.name)

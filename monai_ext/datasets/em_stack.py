@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_ext.datasets.claimed_size import check_claim
 from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
 from monai_ext.errors import InputError, Problems
 
@@ -91,6 +92,7 @@ def read_em_images(path: str | Path) -> np.ndarray:
     path = Path(path)
     pages = tiff_pages(path)
     _check_pages(path, pages)
+    check_claim(path, (len(pages), pages[0].height, pages[0].width), pages[0].bits // 8)
     import itk
 
     with _quiet():

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from monai_ext.datasets.claimed_size import check_picture
 from monai_ext.errors import InputError
 from monai_ext.transforms.box_resize import resize_box
 
@@ -44,6 +46,7 @@ class FilePicture:
         try:
             self.content = path.read_bytes()
             self._opened: Any = self._open()
+            check_picture(path, self._opened)
         except DAMAGES as error:
             raise damaged(path, error) from error
         self.full_range: tuple[float, float] | None = EIGHT_BIT
@@ -94,11 +97,8 @@ class FilePicture:
     def _open(self) -> Any:
         from PIL import Image
 
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # meant for servers that are sent pictures
-        try:
+        with any_size():
             return Image.open(io.BytesIO(self.content))
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
     def _reduce(self, picture: Any, edges: Sequence[int], size: Sequence[int]) -> int:
         """Have a JPEG decoded at a fraction that is no smaller than what is asked for; returns the divisor."""
@@ -116,6 +116,18 @@ class FilePicture:
         from PIL import ImageOps
 
         return ImageOps.exif_transpose(picture)
+
+
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, far below a slide scanner's pictures; `claimed_size` has its own."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _converted(picture: Any, channels: int) -> Any:

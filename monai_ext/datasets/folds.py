@@ -143,6 +143,8 @@ def load_splits(path: Path, names: Sequence[str]) -> list[Fold]:
         raise InputError(
             f"{path}: not JSON, line {error.lineno}, column {error.colno}: {error.msg}. Cure: correct that place"
         ) from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, too deeply nested
+        raise InputError(f"{path}: not JSON that can be read ({error}). Cure: write it as nnU-Net does") from None
     problems = Problems(f"folds in {path}")
     form = 'a list of {"train": [names], "val": [names]}'
     if not isinstance(content, list) or not content:

@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from monai_ext.atomic_files import replacing
+from monai_ext.datasets.claimed_size import check_claim, check_deflated, gunzipped, gunzipped_start
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, NIFTI_ENDINGS, image_ending
 from monai_ext.datasets.geometry import Geometry, check_same_geometry, geometry_difference
 from monai_ext.datasets.input_files import find_inputs
@@ -34,6 +35,13 @@ __all__ = [
 
 # header fields of a NIfTI input that decide where its voxels are; a result copies them bit by bit
 QUATERNION_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+HEADER_BYTES = 544  # of NIfTI-2, the longer, with the mark whether extensions follow
+MOST_BEFORE_VOXELS = 2**30  # bytes of header and extensions
+# what the libraries raise for headers that make no sense; KeyError, IndexError: unknown types, missing axes
+DAMAGES = (
+    ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError, RuntimeError, KeyError, IndexError,
+    ArithmeticError, MemoryError,
+)  # fmt: skip
 CODE_FIELDS = ("qform_code", "sform_code", "xyzt_units")
 
 
@@ -175,7 +183,7 @@ def _read_stored(path: Path, as_float: bool) -> tuple[np.ndarray, Geometry]:
         text = str(error)
         cure = "" if "Cure:" in text else ". Cure: correct the header, or export the image again"
         raise InputError(text + cure if text.startswith(str(path)) else f"{path}: {text}{cure}") from None
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError, RuntimeError) as error:
+    except DAMAGES as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(
             f"{path}: cannot be read, the file is damaged or incomplete ({reason}). "
@@ -184,12 +192,16 @@ def _read_stored(path: Path, as_float: bool) -> tuple[np.ndarray, Geometry]:
 
 
 def _read_nifti(path: Path, as_float: bool) -> tuple[np.ndarray, Geometry]:
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)  # in one go: also compares the checksum, which a partial read never sees
+    stored = path.read_bytes()
+    packed = stored[:2] == b"\x1f\x8b"
+    content = gunzipped_start(stored, HEADER_BYTES) if packed else stored
+    if packed and len(content) < 348:
+        raise EOFError("the compressed file ended within the header")
     if len(content) < 348:
         raise InputError(f"{path}: {len(content)} bytes are too few for a NIfTI header. Cure: copy the file again")
     version_2 = 540 in (int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big"))
+    if version_2 and len(content) < HEADER_BYTES - 4:
+        raise InputError(f"{path}: {len(content)} bytes are too few for a NIfTI-2 header. Cure: copy the file again")
     image_class: Any = nibabel.Nifti2Image if version_2 else nibabel.Nifti1Image
     # nibabel silently repairs a spacing of zero or below, so it is checked in the header as stored
     header = image_class.header_class.from_fileobj(io.BytesIO(content), check=False)
@@ -198,23 +210,31 @@ def _read_nifti(path: Path, as_float: bool) -> tuple[np.ndarray, Geometry]:
     if not (np.isfinite(spacing) & (spacing > 0)).all():
         values = ", ".join(f"{v:g}" for v in spacing)
         raise InputError(f"{path}: spacing (pixdim) must be positive, found ({values}) mm. Cure: correct the header")
-    image = image_class.from_bytes(content)
-    dtype = image.get_data_dtype()
+    dtype = header.get_data_dtype()
     if dtype.fields is not None or dtype.kind == "c":
         raise InputError(f"{path}: voxels are {dtype}, not one number. Cure: store one real number per channel")
-    shape = tuple(int(n) for n in image.shape)
+    stated = shape = tuple(int(n) for n in header.get_data_shape())
     if len(shape) == 5 and shape[3] == 1:  # vector images: x, y, z, one time point, channels
         shape = (*shape[:3], shape[4])
     if not 2 <= len(shape) <= 4 or 0 in shape:
         raise InputError(
-            f"{path}: shape {image.shape} is not 3D, nor 4D with channels last. Cure: store one volume per file"
+            f"{path}: shape {stated} is not 3D, nor 4D with channels last. Cure: store one volume per file"
         )
-    needed = int(header["vox_offset"]) + math.prod(shape) * dtype.itemsize
-    if len(content) < needed:  # before memory is taken for a shape that may be the damage itself
+    # before memory is taken for a shape that may be the damage itself
+    claimed = check_claim(path, shape, dtype.itemsize)
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= MOST_BEFORE_VOXELS:
+        raise InputError(f"{path}: voxels begin at byte {offset:g} (vox_offset). Cure: correct the header")
+    needed = int(offset) + claimed
+    if packed:
+        check_deflated(path, needed, len(stored))
+        content = gunzipped(path, stored, max(needed, HEADER_BYTES))
+    if len(content) < needed:
         raise InputError(
             f"{path}: cannot be read, the file is incomplete (needs {needed} bytes, holds {len(content)}). "
             "Cure: copy or download it again"
         )
+    image = image_class.from_bytes(content)
     fields = {name: float(header[name]) for name in (*CODE_FIELDS, *QUATERNION_FIELDS)}
     fields |= {f"pixdim_{i}": float(header["pixdim"][i]) for i in range(4)}
     finite = tuple((name, value if math.isfinite(value) else 0.0) for name, value in fields.items())

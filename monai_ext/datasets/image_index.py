@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from monai_ext.atomic_files import write_text
+from monai_ext.datasets.claimed_size import check_picture
 from monai_ext.datasets.classification_dataset import ImageCase
 from monai_ext.datasets.file_names import NIFTI_ENDINGS, image_ending, is_dicom
 from monai_ext.errors import InputError
@@ -158,6 +159,7 @@ def _inspect_picture(path: Path) -> tuple[ImageFacts, np.ndarray | None]:
 
     try:
         with _opened(path) as picture:
+            check_picture(path, picture)
             wide_png = picture.format == "PNG" and _png_depth(path) == 16
             ImageOps.exif_transpose(picture, in_place=True)  # decodes as well
             mode = picture.mode

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from monai_ext.datasets.claimed_size import check_claim, check_picture
+from monai_ext.datasets.dicom_header import check_dicom
 from monai_ext.datasets.file_names import is_dicom
 from monai_ext.datasets.geometry import Geometry
+from monai_ext.datasets.text_headers import check_text_header
+from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
 from monai_ext.errors import InputError
 
 SPACING_TOLERANCE = 0.01  # of the distance between slices
 TIFF_ENDINGS = (".tif", ".tiff")
+TEXT_HEADERS = (".nrrd", ".nhdr", ".mha", ".mhd")
 JPEG_ENDINGS = (".jpg", ".jpeg")
 PICTURE_ENDINGS = (".png", *JPEG_ENDINGS, ".bmp", *TIFF_ENDINGS)
 INDEXED_MODES = ("1", "P", "PA")  # ITK turns bits and palette indices into colours, or cannot read them
@@ -48,6 +53,7 @@ def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geome
 
     if path.is_dir():
         check_one_series(path)
+    check_itk_claim(path)
     reader = ITKReader(channel_dim=None)
     try:
         image = reader.read(str(path))
@@ -64,7 +70,10 @@ def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geome
                 f"{path}: slices of the series are not equally spaced, deviation {apart:.3g} mm. "
                 "Cure: restore missing slices; remove scouts and repeated slices"
             )
-    data, meta = reader.get_data(image)
+    try:
+        data, meta = reader.get_data(image)
+    except (TypeError, UnicodeError):  # names of fields that are no text
+        raise InputError(f"{path}: its header is damaged. Cure: copy or export it again") from None
     array = np.array(data)  # a copy: the original is memory of the ITK image
     spatial = tuple(int(n) for n in np.asarray(meta["spatial_shape"]))
     if len(spatial) not in (2, 3) or array.ndim > 4 or 0 in array.shape:
@@ -73,6 +82,30 @@ def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geome
     columns = [*range(len(spatial)), -1]  # a 2D image becomes a volume of one slice, 1 mm thick
     affine[np.ix_(columns, columns)] = np.asarray(meta["affine"], dtype=np.float64)
     return array, Geometry.from_affine(affine, spatial)
+
+
+def check_itk_claim(path: Path) -> None:
+    """Refuse what ITK would take memory for, from the headers alone.
+
+    Raises:
+        InputError: a file or series claims more than the limit of `claimed_size`, or more than its bytes can hold.
+    """
+    if path.is_file() and path.suffix.lower() in TEXT_HEADERS:
+        check_text_header(path)
+    elif path.is_file() and path.suffix.lower() in TIFF_ENDINGS:
+        try:
+            pages = tiff_pages(path)
+        except InputError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise InputError(f"{path}: cannot be read, {reason}") from None
+        sample_bytes = max(max(page.bits for page in pages) // 8, 1)
+        check_claim(path, (len(pages), *(max(edges) for edges in zip(*map(_edges, pages), strict=True))), sample_bytes)
+    elif path.is_dir() or is_dicom(path):
+        check_dicom(path)
+
+
+def _edges(page: TiffPage) -> tuple[int, int, int]:
+    return page.height, page.width, page.channels
 
 
 def check_one_series(folder: Path) -> None:
@@ -149,6 +182,7 @@ def _read_picture(path: Path, as_label: bool) -> tuple[np.ndarray, Geometry] | N
         with _opened(path) as picture:
             if is_tiff and picture.mode not in INDEXED_MODES:
                 return None
+            check_picture(path, picture)  # before EXIF data, for which Pillow decodes a whole PNG
             turned = 1 if is_tiff else picture.getexif().get(EXIF_ORIENTATION, 1)
             if turned not in (0, 1):
                 raise InputError(
@@ -159,8 +193,9 @@ def _read_picture(path: Path, as_label: bool) -> tuple[np.ndarray, Geometry] | N
                 pages, spacing = [_wide_colours(path, len(picture.getbands()))], (1.0, 1.0)
             else:
                 spacing = _tiff_spacing(picture) if is_tiff else (1.0, 1.0)
-                pages = []
-                for page in range(getattr(picture, "n_frames", 1) if is_tiff else 1):
+                pages, count = [], len(tiff_pages(path)) if is_tiff else 1
+                check_picture(path, picture, count)
+                for page in range(count):
                     if page:
                         picture.seek(page)
                     pages.append(_pixels(path, picture, as_label))

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
+from monai_ext.datasets.confined_path import CURE, path_fault, shown
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, image_ending, is_hidden, name_without_ending, split_channel
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.errors import InputError, Problems
@@ -112,6 +113,8 @@ def _read_description(folder: Path) -> _Description:
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error}). Cure: save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
+        raise InputError(f"{path}: not JSON that can be read ({error}). Cure: write it as the Decathlon does") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be an object {{...}}, found {type(content).__name__}. Cure: see the Decathlon")
     try:
@@ -173,7 +176,9 @@ def _labels(description: _Description, problems: Problems) -> tuple[dict[str, in
     for key, value in description.labels.items():
         name, number = (str(value), key) if numbers_first else (key, str(value))
         if not _is_integer(number):
-            problems.add(where, f"value of '{name}' must be an integer, found {number}", "number the classes from 0")
+            problems.add(
+                where, f"value of '{name}' must be an integer, found {number[:60]}", "number the classes from 0"
+            )
         elif name in labels:
             problems.add(where, f"two classes are named '{name}'", "rename one")
         else:
@@ -225,7 +230,7 @@ def _listed(
 
 def _lists_without_channel_numbers(folder: Path, training: list[_ListedCase]) -> bool:
     """nnU-Net v1: `imagesTr/CASE.nii.gz` is listed where `imagesTr/CASE_0000.nii.gz` lies."""
-    if not training or not isinstance(training[0].image, str):
+    if not training or not isinstance(training[0].image, str) or path_fault(folder, training[0].image):
         return False
     listed = folder / training[0].image
     numbered = listed.with_name(f"{name_without_ending(listed)}_0000{image_ending(listed)}")
@@ -241,8 +246,9 @@ def _is_channel_of(folder: Path, label: str | None, image_name: str) -> bool:
 def _checked_file(folder: Path, text: str, problems: Problems, listed: bool = True) -> Path:
     """A file of a list must lie in the folder; one that was found there may be a link to elsewhere."""
     path = folder / text
-    if listed and (Path(text).is_absolute() or not path.resolve().is_relative_to(folder.resolve())):
-        problems.add(text, "leaves the dataset folder", "copy the file into the folder and list it relative to that")
+    fault = path_fault(folder, text) if listed else ""
+    if fault:
+        problems.add(shown(text), fault, f"{CURE}; list it relative to the folder")
     elif not path.exists():
         siblings = [p.name for p in path.parent.iterdir() if not is_hidden(p)] if path.parent.is_dir() else []
         near = _nearest(path.name, siblings) if siblings else f": folder {path.parent.name} is missing or empty"
@@ -306,7 +312,7 @@ def _check_unique(cases: list[Case], problems: Problems) -> None:
 
 
 def _is_integer(text: str) -> bool:
-    return text.strip().removeprefix("-").isdecimal()
+    return len(text) < 19 and text.strip().removeprefix("-").isdecimal()
 
 
 def _nearest(name: str, candidates: list[str]) -> str:

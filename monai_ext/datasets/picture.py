@@ -172,6 +172,9 @@ def _wide_colours(path: Path, bands: int) -> torch.Tensor:
     """`[3, H, W]` float32 of 16 bits per colour, without transparency."""
     import itk
 
+    from monai_ext.datasets.itk_files import check_itk_claim
+
+    check_itk_claim(path)
     try:
         image = itk.imread(str(path), itk.Vector[itk.F, bands])
     except DAMAGES as error:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from monai_ext.datasets.file_names import NIFTI_ENDINGS, image_ending, is_dicom
-from monai_ext.datasets.file_picture import EXIF_ORIENTATION, SIDEWAYS
+from monai_ext.datasets.file_picture import EXIF_ORIENTATION, SIDEWAYS, any_size
 
-DAMAGES = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, ZeroDivisionError, RuntimeError, zlib.error)
 DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, UNIT = 270, 282, 283, 296
 NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
 CENTIMETRES = {INCH: 2.54, CENTIMETRE: 1.0}
@@ -64,11 +62,11 @@ def picture_resolution(path: str | Path) -> PictureResolution | None:
             return PictureResolution.from_spacing(y / 10, x / 10)
         from PIL import Image
 
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        with any_size(), warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore")
             found = _of_tiff(picture.tag_v2) if picture.format == "TIFF" else _of_picture(picture)  # type: ignore[attr-defined]
             turned = picture.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
-    except DAMAGES:
+    except Exception:  # a damaged header makes the libraries raise nearly anything
         return None
     return PictureResolution(found.y, found.x, found.unit, found.description) if found and turned else found
 
@@ -114,6 +112,9 @@ def _spacing(path: Path) -> tuple[float, float]:
         return float(zooms[1]), float(zooms[0])
     import itk
 
+    from monai_ext.datasets.itk_files import check_itk_claim
+
+    check_itk_claim(path)  # ITK ends the process at numbers of axes that make no sense
     kind = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     kind.SetFileName(str(path))
     kind.ReadImageInformation()

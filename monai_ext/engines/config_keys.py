@@ -21,6 +21,7 @@ from monai_ext.engines.person_errors import print_input_errors_only
 from monai_ext.engines.workflow import config_files, running_workflow
 from monai_ext.errors import InputError, Problems
 
+FINAL_STEPS = "finalize"  # MONAI runs them after any run id, if a config has them
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -91,7 +92,8 @@ def _references(content: Any) -> set[str]:
 def unknown_keys(config: dict[str, Any], base: dict[str, Any]) -> list[str]:
     """Keys of the merged config that the base file lacks and nothing refers to; nested sections included."""
     referred = _references(config)
-    unknown = [k for k in config if k not in base and k != ConfigParser.meta_key and k not in referred]
+    allowed = {*base, *referred, ConfigParser.meta_key, FINAL_STEPS}
+    unknown = [k for k in config if k not in allowed]
     for section, content in base.items():
         merged = config.get(section)
         if isinstance(content, dict) and isinstance(merged, dict) and "_target_" not in content:

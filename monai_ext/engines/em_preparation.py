@@ -16,6 +16,7 @@ from monai_ext.datasets.em_folds import choose_slice_fold
 from monai_ext.datasets.em_phantom import make_em_phantom
 from monai_ext.datasets.em_stack import EmStack, read_em_stack, scaled, value_range
 from monai_ext.datasets.folds import Fold
+from monai_ext.engines import process_group
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.planning.em_plan import EmPlan, make_em_plan
 from monai_ext.preprocessing.slice_resize import on_canvas, resized_labels
@@ -96,6 +97,7 @@ class EmPrepared:
         return self.source.slices("val", self.plan.value_range)
 
 
+@process_group.one_error
 def open_em_source(
     dataset_dir: str,
     store_dir: str,
@@ -119,11 +121,12 @@ def open_em_source(
     if not dataset_dir:
         folder = Path(store_dir) / "raw"
         logger.info("no dataset_dir given: using the phantom stack in %s", folder)
-        make_em_phantom(folder)
+        process_group.first_alone(lambda: make_em_phantom(folder))
     stack = read_em_stack(folder)
     return EmSource(stack, choose_slice_fold(stack.slice_names, fold, nfolds, fold_seed, fold_rule))
 
 
+@process_group.one_error
 def prepare_em(
     source: EmSource,
     output_dir: str,
@@ -153,11 +156,11 @@ def prepare_em(
     grey_values = value_range(source.stack.images)
     plan = make_em_plan(dataset, grey_values, geometry, patch_size, base_features, levels, upsampling)
     source.check_size(plan)
-    protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
+    process_group.first_alone(lambda: protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest))
     logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
     fold = source.fold
     logger.info("%d slices for training, %d for validation: %s", len(fold.train), len(fold.val), ", ".join(fold.val))
-    record_start(Path(output_dir), plan, fold, source.digest)
+    process_group.first_alone(lambda: record_start(Path(output_dir), plan, fold, source.digest))
     return EmPrepared(source, plan)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from monai_ext.atomic_files import write_text
+from monai_ext.engines.checkpoint_files import LAST, PREVIOUS
 from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.errors import InputError
 
@@ -81,14 +82,14 @@ class FoldJob:
 
     def has_training(self) -> bool:
         """Whether there is a training to go on with."""
-        return (self.folder / "last.pt").is_file()
+        return any((self.folder / name).is_file() for name in (LAST, PREVIOUS))
 
     def missing(self) -> str:
         """What is missing for the fold to be finished; empty if its evaluation belongs to the present model."""
         trained, evaluated = self.folder / "metrics.json", self.folder / "evaluation" / "summary.json"
         if not self.model.is_file() or not trained.is_file():
             return "the training" if not self.has_training() else "the rest of the training"
-        last = self.folder / "last.pt"
+        last = self.folder / LAST
         if last.is_file() and last.stat().st_mtime_ns > trained.stat().st_mtime_ns:
             return "the rest of the training"
         by_hand = not self.command_file.is_file()  # then its keys are the person's affair

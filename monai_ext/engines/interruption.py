@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
 from monai_ext.engines.workflow import from_command_line
+
+# Ctrl-C reaches every process of a terminal, and torchrun, which got it too, passes it on to them once more.
+ECHO_SECONDS = 5.0
 
 
 class Interruption:
@@ -18,12 +23,16 @@ class Interruption:
 
     A second signal of the same kind acts at once. `finish` passes the signal on, so that the process ends with the
     status that the shell or the job scheduler expects; in a notebook it raises `KeyboardInterrupt` instead.
+
+    Of several processes all stop after the same step, whichever of them got the signal.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.stopped = False
         self._previous: dict[int, Any] = {}
+        self._noted: int | None = None
+        self._noted_at = 0.0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _: self._listen())
@@ -47,13 +56,22 @@ class Interruption:
             self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number:
+        alone = process_group.world_size() == 1
+        if self._noted == number:
+            if not alone and time.monotonic() - self._noted_at < ECHO_SECONDS:
+                return
             self.restore()
             os.kill(os.getpid(), number)
-        self.received = number
+        self._noted, self._noted_at = number, time.monotonic()
+        if alone:
+            self.received = number
+        if not process_group.is_first():
+            return
         print(f"\n{signal.Signals(number).name}: finishing the step in hand and saving (again to stop at once)")
 
     def _stop_if_asked(self, engine: Any) -> None:
+        if process_group.world_size() > 1:
+            self.received = int(process_group.largest(self._noted or 0)) or None
         if self.received is not None:
             engine.terminate()
 

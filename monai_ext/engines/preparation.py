@@ -242,7 +242,7 @@ def prepare_part(prepared: Prepared, store_dir: str, part: str, num_workers: int
     if part == "training":
         return prepared.store
     if part == "val":
-        return CaseStore(prepared.store.folder, list(prepared.fold.val))
+        return prepared.store.part(prepared.fold.val)
     folder = cases_folder(store_dir, prepared.plan)
     return prepare_cases(dataset, prepared.plan, folder, num_workers, cases=unlabelled_cases(prepared.source))
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
 from monai_ext.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Profile:
 
             for name in ("epoch", "iteration", "batch"):
                 RangeHandler(name).attach(engine)
-        elif self.kind == "trace":
+        elif self.kind == "trace" and process_group.is_first():
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
             for end in (Events.COMPLETED, Events.TERMINATE, Events.INTERRUPT):

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from monai_ext.atomic_files import write_text
+from monai_ext.engines import process_group
 from monai_ext.engines.training_budget import TrainingBudget
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class ProgressLog:
     """Progress bar per epoch, one log line per epoch, and a JSON line per epoch in `log_file`.
 
     Losses are collected on the device and read every `log_interval` steps, so that logging costs no synchronisation.
+    Of several processes the first writes; the means of an epoch are those of all, the bar shows its own.
+    Steps that `FiniteLoss` skipped are counted and left out of the means.
 
     Args:
         budget: knows the time left.
@@ -52,7 +55,7 @@ class ProgressLog:
         self.log_interval = log_interval
         self._bar: Any = None
         self._sums: dict[str, Any] = {}
-        self._steps = 0
+        self._steps = self._skipped = 0
         self._began = self._last_step = 0.0
         self._logged = 0
         self._validated = 0
@@ -66,7 +69,7 @@ class ProgressLog:
 
     def _forget_the_undone(self, engine: Any) -> None:
         """Drop lines of steps that are about to be done again: all of them, or those after the checkpoint resumed."""
-        if self.log_file.exists():
+        if process_group.is_first() and self.log_file.exists():
             lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("}\n")]  # a kill may have cut the last line
             kept = [line for line in whole if json.loads(line)["iteration"] <= engine.state.iteration]
@@ -79,11 +82,22 @@ class ProgressLog:
         quiet = not sys.stderr.isatty()
         first = state.iteration % state.epoch_length
         self._bar = tqdm(
-            total=state.epoch_length, initial=first, desc=name, mininterval=20 if quiet else 0.5, leave=False, unit="it"
+            total=state.epoch_length,
+            initial=first,
+            desc=name,
+            mininterval=20 if quiet else 0.5,
+            leave=False,
+            unit="it",
+            disable=not process_group.is_first(),
         )
-        self._sums, self._steps, self._began = {}, 0, time.monotonic()
+        self._sums, self._steps, self._skipped, self._began = {}, 0, 0, time.monotonic()
 
     def _step(self, engine: Any) -> None:
+        if getattr(engine.state, "step_skipped", False):  # its loss says nothing
+            self._skipped += 1
+            self._last_step = time.monotonic()
+            self._bar.update()
+            return
         parts = {"loss": engine.state.output["loss"].detach(), **getattr(self.loss, "last_parts", {})}
         for name, value in parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
@@ -96,13 +110,16 @@ class ProgressLog:
 
     def _end(self, engine: Any) -> None:
         state = engine.state
-        means = {name: float(value) / max(1, self._steps) for name, value in self._sums.items()}
-        seconds = (self._last_step - self._began) / max(1, self._steps)
+        means = _mean_of_all({name: float(value) / max(1, self._steps) for name, value in self._sums.items()})
+        seconds = (self._last_step - self._began) / max(1, self._steps + self._skipped)
         self._logged = state.iteration
         rate = engine.optimizer.param_groups[0]["lr"]
         state.epoch_means = {**means, "learning_rate": rate, "seconds_per_iteration": seconds}
         row: dict[str, Any] = {"epoch": state.epoch, "iteration": state.iteration, **state.epoch_means}
         text = f"epoch {state.epoch}: loss {means.get('loss', float('nan')):.4f}"
+        if self._skipped:
+            row["skipped_steps"] = self._skipped
+            text += f", {self._skipped} steps skipped"
         validation = getattr(state, "validation", None)
         if validation is not None and validation["iteration"] == state.iteration:
             name, score = validation["name"], validation["score"]
@@ -112,6 +129,8 @@ class ProgressLog:
             self._validated = state.iteration
         row["minutes"] = self.budget.seconds / 60
         self._close(engine)
+        if not process_group.is_first():
+            return
         logger.info("%s, %s left", text, duration(self.budget.seconds_left))
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "a", encoding="utf-8") as file:
@@ -123,7 +142,7 @@ class ProgressLog:
         if validation is not None and validation["iteration"] == engine.state.iteration:
             if self._logged < engine.state.iteration:
                 self._end(engine)
-            elif self._validated < engine.state.iteration:
+            elif self._validated < engine.state.iteration and process_group.is_first():
                 self._complete(validation)
         self._close(engine)
 
@@ -140,3 +159,9 @@ class ProgressLog:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _mean_of_all(means: dict[str, float]) -> dict[str, float]:
+    """Mean over the processes, whose batches are of one size; a part of the loss that one of them lacks is left out."""
+    shares = process_group.gather(means)
+    return {name: sum(s[name] for s in shares) / len(shares) for name in means if all(name in s for s in shares)}

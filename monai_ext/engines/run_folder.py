@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import monai_ext
+from monai_ext.engines import process_group
 from monai_ext.engines.preparation import dataset_name
 from monai_ext.engines.run_protection import RunPlan, same_plan
 from monai_ext.errors import InputError
@@ -33,9 +34,11 @@ def announce(output_dir: str, device: torch.device | str) -> None:
     """Print the output folder first, then what a bug report needs; log to the terminal and nothing else.
 
     Raises:
-        InputError: the output folder cannot be made, or the device does not exist.
+        InputError: the output folder cannot be made, the device does not exist, or torchrun's processes did not join.
     """
-    print(f"output: {Path(output_dir).resolve()}", flush=True)
+    process_group.check_joined()
+    if process_group.is_first():
+        print(f"output: {Path(output_dir).resolve()}", flush=True)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -177,5 +180,4 @@ def cpu_bfloat16(amp: bool, device: torch.device | str) -> bool:
 
 def steps_per_rank(max_steps: int) -> int:
     """Optimiser steps of this process: the steps of all processes together, divided by their number, at least 1."""
-    running = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return max(1, max_steps // (torch.distributed.get_world_size() if running else 1))
+    return max(1, max_steps // process_group.world_size())

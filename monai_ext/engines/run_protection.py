@@ -13,11 +13,15 @@ from typing import Any, ClassVar, Protocol, Self
 from monai_ext.atomic_files import write_text
 from monai_ext.datasets.folds import Fold
 from monai_ext.errors import InputError
+from monai_ext.file_lock import FileLock
 
 logger = logging.getLogger(__name__)
 PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
+LOCK_FILE = ".run.lock"
+LOCK_PATIENCE = 5.0  # seconds; a run that was told to stop may be saving while its successor starts
 RUN_FILES = (
     "last.pt",
+    "last_previous.pt",
     "model.pt",
     "model_final.pt",
     PLAN_FILE,
@@ -69,14 +73,51 @@ def check_start(resume: bool, overwrite: bool) -> None:
         raise InputError("--resume True and --overwrite True exclude each other. Cure: give one of them")
 
 
+_held: dict[Path, FileLock] = {}
+
+
+def hold_folder(folder: Path) -> None:
+    """Keep other processes from training in a folder until this one ends or calls `release_folder`.
+
+    This process may begin again in a folder that it holds. Of the processes of a distributed training the first holds
+    the folder for all. Of folders on network disks see `monai_ext.file_lock`.
+
+    Raises:
+        LockedError: another process trains there; names it.
+        InputError: the folder cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
+    place = folder.resolve()
+    former = _held.get(place)
+    if former is not None and former.in_place:
+        return
+    cure = "another --output_dir, or wait until that run ends (or stop it) and go on with --resume True"
+    lock = FileLock(place / LOCK_FILE, f"{folder}, the folder of this run,", cure)
+    lock.acquire(LOCK_PATIENCE)
+    if former is not None:
+        former.release()
+    _held[place] = lock
+
+
+def release_folder(folder: Path) -> None:
+    """Let other processes train in a folder again; the end of the process does the same."""
+    lock = _held.pop(folder.resolve(), None)
+    if lock is not None:
+        lock.release()
+
+
 def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, data: str = "") -> None:
     """Refuse to mix a new training with an earlier one of another plan or fold; with `overwrite` set that aside.
+
+    From here on no other process can train in the folder, see `hold_folder`.
 
     `data` is a digest of what is trained on, where names of cases alone do not tell datasets apart.
 
     Raises:
-        InputError: the training in the folder has another plan or fold.
+        InputError: the training in the folder has another plan or fold, or another process is training there.
     """
+    hold_folder(folder)
     if overwrite:
         set_aside(folder)
         return
@@ -155,7 +196,7 @@ def set_aside(folder: Path) -> None:
 
 def _differences(folder: Path, plan: RunPlan, fold: Fold, data: str) -> list[str]:
     """What the training in a folder has otherwise than the present plan and fold; empty if there is no training."""
-    if not any((folder / name).exists() for name in ("last.pt", "model.pt")):
+    if not any((folder / name).exists() for name in ("last.pt", "last_previous.pt", "model.pt")):
         return []
     changed = []
     if (folder / PLAN_FILE).exists():

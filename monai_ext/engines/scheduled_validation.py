@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler
 
 from monai_ext.atomic_files import save_tensors
+from monai_ext.engines import process_group
+from monai_ext.engines.checkpoint_files import damage
 from monai_ext.engines.interruption import Interruption
 from monai_ext.engines.schedules import ProgressSchedule
+
+logger = logging.getLogger(__name__)
 
 
 class ScheduledValidation(ValidationHandler):
     """Runs the evaluator, writes `model.pt` when the key metric improves, stops after `patience` stale epochs.
 
-    After the last step it validates once more (unless that epoch was validated) and writes `model_final.pt`.
+    A model whose key metric or weights are not finite is never the best. After the last step it validates once more
+    (unless that epoch was validated) and writes `model_final.pt`.
 
     Args:
         validator: the evaluator; its key metric decides, larger is better.
@@ -84,10 +90,13 @@ class ScheduledValidation(ValidationHandler):
         self.last_iteration = engine.state.iteration
         scores = dict(state.class_scores)
         self.last_class_scores = scores
-        self.schedule.report_metric(metric)
-        if metric > self.best:
+        fault = self._why_not_best(metric, name)
+        self.schedule.report_metric(-math.inf if fault else metric)
+        if fault:
+            logger.warning("epoch %d is not saved as the best model: %s", engine.state.epoch, fault)
+        elif metric > self.best:
             self.best, self.best_epoch, self.best_class_scores = metric, engine.state.epoch, scores
-            save_tensors(self.folder / "model.pt", self.network.state_dict())
+            self._save("model.pt")
         self.score_name = name
         engine.state.validation = {
             "iteration": engine.state.iteration,
@@ -96,6 +105,16 @@ class ScheduledValidation(ValidationHandler):
             "class_score": self.class_score,
             "class_scores": scores,
         }
+
+    def _why_not_best(self, metric: float, name: str) -> str:
+        """What forbids to save this model, however good it looks; empty where nothing does."""
+        if not math.isfinite(metric):
+            return f"its {name} is {metric}"
+        # what a network answers NaN to is given the first class, which may even score well
+        good = [torch.isfinite(weight).all() for weight in self.network.parameters()]
+        # ranges of quantisation are infinite before the first step
+        good += [~torch.isnan(values).any() for values in self.network.buffers()]
+        return "" if not good or bool(torch.stack(good).all()) else "it holds weights that are not finite"
 
     def has_plateaued(self, engine: Any) -> bool:
         """Whether no validation of the last `patience` epochs was better than the best before."""
@@ -112,7 +131,12 @@ class ScheduledValidation(ValidationHandler):
             return
         if self.last_iteration != engine.state.iteration:
             self._validate(engine)
-        save_tensors(self.folder / "model_final.pt", self.network.state_dict())
+        self._save("model_final.pt")
+
+    def _save(self, name: str) -> None:
+        # all processes have the same weights and see the same score
+        if process_group.is_first():
+            save_tensors(self.folder / name, self.network.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         names = ("best", "best_epoch", "best_class_scores", "score_name", "last_iteration", "last_class_scores")
@@ -121,3 +145,13 @@ class ScheduledValidation(ValidationHandler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
+        fault = damage(self.folder / "model.pt") if self.best_epoch else ""
+        if fault:
+            # else a training could end with a best epoch and without its weights
+            logger.warning(
+                "%s of epoch %d is lost (%s): the next validation's is the best",
+                self.folder / "model.pt",
+                self.best_epoch,
+                fault,
+            )
+            self.best, self.best_epoch, self.best_class_scores = -math.inf, 0, {}

@@ -10,6 +10,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys
 
+from monai_ext.engines.case_share import collect
 from monai_ext.evaluation.soft_dice import soft_dice
 from monai_ext.preprocessing.slice_resize import resized_labels
 
@@ -25,12 +26,15 @@ class SliceDice(Metric):
 
     Args:
         output_transform: takes `engine.state.output` to (probabilities `[B, 2, h, w]`, labels `[B, 1, H, W]`).
+        num_cases: slices of all processes together, dealt out by `CaseShare`; 0: each process scores all its slices.
     """
 
     def __init__(
         self,
         output_transform: Callable[[Any], Any] = lambda x: (x[CommonKeys.PRED], x[CommonKeys.LABEL]),
+        num_cases: int = 0,
     ) -> None:
+        self.num_cases = num_cases
         self.soft: list[float] = []
         self.hard: list[list[float]] = []
         super().__init__(output_transform=output_transform)
@@ -45,11 +49,13 @@ class SliceDice(Metric):
         self.hard += hard_dice(probabilities, labels).tolist()
 
     def compute(self) -> float:
-        return sum(self.soft) / len(self.soft) if self.soft else float("nan")
+        soft = collect(self.soft, self.num_cases) if self.num_cases else self.soft
+        return sum(soft) / len(soft) if soft else float("nan")
 
     def completed(self, engine: Engine, name: str) -> None:
         super().completed(engine, name)
-        means = [sum(column) / len(self.hard) for column in zip(*self.hard, strict=True)]
+        hard = collect(self.hard, self.num_cases) if self.num_cases else self.hard
+        means = [sum(column) / len(hard) for column in zip(*hard, strict=True)]
         engine.state.class_scores = dict(zip(CLASSES, means, strict=True))  # type: ignore[attr-defined]
 
 

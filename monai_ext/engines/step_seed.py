@@ -7,18 +7,20 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
+
 
 class StepSeed:
     """Seeds PyTorch's generators before every training step, so that dropout after a resume is as without the stop.
 
     Args:
         seed: of the training.
-        rank: of this process, so that ranks drop different values.
+        rank: of this process, so that ranks drop different values; None asks the process group.
     """
 
-    def __init__(self, seed: int, rank: int = 0) -> None:
+    def __init__(self, seed: int, rank: int | None = None) -> None:
         self.seed = seed
-        self.rank = rank
+        self.rank = process_group.rank() if rank is None else rank
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self)

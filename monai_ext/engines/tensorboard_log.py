@@ -7,11 +7,12 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
 from monai_ext.engines.validation_picture import ValidationPicture
 
 
 class TensorBoardLog:
-    """Writes scalars after every epoch and a picture after every validation.
+    """Writes scalars after every epoch and a picture after every validation; of several processes the first.
 
     The event file is opened when training starts, not when the config is parsed.
 
@@ -30,6 +31,8 @@ class TensorBoardLog:
         self._first_step = 0
 
     def attach(self, engine: Engine) -> None:
+        if not process_group.is_first():
+            return
         self.evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self.picture.forget())
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self.picture.keep(e.state.output))
         engine.add_event_handler(Events.STARTED, self._note_first_step)

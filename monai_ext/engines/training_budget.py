@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
 from monai_ext.engines.schedules import ProgressSchedule
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class TrainingBudget:
         state = engine.state
         progress = state.iteration / max(1, self.max_steps or state.max_epochs * state.epoch_length)
         if self.max_minutes > 0:
-            progress = max(progress, self.seconds / (60 * self.max_minutes))
+            # one clock for all: processes that ended a step apart would wait for each other for ever
+            progress = max(progress, process_group.of_first(self.seconds / (60 * self.max_minutes)))
         return min(1.0, progress)
 
     def is_used_up(self, engine: Any) -> bool:

@@ -1,9 +1,8 @@
-"""`last.pt`: everything needed to go on as if training had never stopped, written atomically."""
+"""`last.pt`: everything needed to go on as if training had never stopped, written atomically, the one before kept."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.atomic_files import remove_partials, save_tensors
+from monai_ext.engines import process_group
+from monai_ext.engines.checkpoint_files import LAST, PREVIOUS, load_newest, load_tensors
 from monai_ext.engines.run_protection import RunPlan
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
@@ -19,21 +20,7 @@ from monai_ext.errors import InputError
 logger = logging.getLogger(__name__)
 FORMAT = 1
 MODELS = ("model.pt", "model_final.pt")
-
-
-def load_tensors(path: str | Path, cure: str) -> Any:
-    """`torch.load` with `weights_only=True` on the CPU.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds more than tensors and plain values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: checkpoint not found. Cure: {cure}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a readable checkpoint ({error!s:.200}). Cure: {cure}") from error
+__all__ = ["TrainingCheckpoint", "load_tensors", "load_weights"]
 
 
 def load_weights(network: torch.nn.Module, path: str | Path, cure: str) -> torch.nn.Module:
@@ -57,6 +44,8 @@ def load_weights(network: torch.nn.Module, path: str | Path, cure: str) -> torch
 class TrainingCheckpoint:
     """Saves `last.pt` after every epoch and at the end of a session; `resume` puts everything back.
 
+    The one before stays as `last_previous.pt`. If `last.pt` is damaged, `resume` goes on from that, with a warning.
+
     Args:
         folder: of the run.
         plan: recorded, so that a checkpoint of another plan is refused.
@@ -77,7 +66,8 @@ class TrainingCheckpoint:
         options: Mapping[str, Any] | None = None,
         save_interval: int = 0,
     ) -> None:
-        self.path = Path(folder) / "last.pt"
+        self.path = Path(folder) / LAST
+        self.previous = Path(folder) / PREVIOUS
         self.plan = plan
         self.parts = parts
         self.stream = stream
@@ -85,13 +75,15 @@ class TrainingCheckpoint:
         self.save_interval = save_interval
         self.options = {name: repr(value) for name, value in (options or {}).items()}
         self._scaler_state: dict[str, Any] | None = None
-        found = [path for path in (self.path, *(Path(folder) / name for name in MODELS)) if path.exists()]
+        self._last_is_whole = True
+        found = [path for path in (Path(folder) / name for name in (LAST, PREVIOUS, *MODELS)) if path.exists()]
         if found and not resume:
             raise InputError(
                 f"{found[0]}: this folder already holds a training. Cure: --resume True to go on with it, another "
                 "--output_dir, or --overwrite True to start anew"
             )
-        remove_partials(folder)
+        if process_group.is_first():
+            remove_partials(folder)
 
     def attach(self, engine: Engine) -> None:
         if self.resume:
@@ -103,7 +95,13 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.COMPLETED, self.save)
 
     def save(self, engine: Any) -> None:
-        """Write `last.pt`; the previous one stays until the new one is complete."""
+        """Write `last.pt`; the one before becomes `last_previous.pt`. Of several processes one writes.
+
+        Raises:
+            InputError: it cannot be written (disk full, folder removed); both files are as they were.
+        """
+        if not process_group.is_first():
+            return
         content = {
             "format": FORMAT,
             "plan": self.plan.signature(),
@@ -112,28 +110,34 @@ class TrainingCheckpoint:
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
-        save_tensors(self.path, content)
+        # a damaged file must not take the place of the whole one that training goes on from
+        save_tensors(self.path, content, previous=self.previous if self._last_is_whole else None)
+        self._last_is_whole = True
 
     def _restore(self, engine: Any) -> None:
-        if not self.path.exists():
+        found = load_newest(
+            (self.path, self.previous),
+            "restore a copy of one of them, or --overwrite True to start anew (what is there is moved to previous-N)",
+        )
+        if found is None:
             logger.warning("%s does not exist yet: training starts from the beginning", self.path)
             return
-        content = load_tensors(self.path, "delete it and start anew, or restore a copy")
-        missing = {"format", "plan", "options", "iteration", *self.parts} - set(content)
+        content, path = found
+        self._last_is_whole = path == self.path
+        known = set(content) if isinstance(content, Mapping) else set()
+        missing = {"format", "plan", "options", "iteration", *self.parts} - known
         if missing:
-            raise InputError(
-                f"{self.path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew"
-            )
+            raise InputError(f"{path}: lacks {sorted(missing)}. Cure: it is no last.pt of this version; start anew")
         if content["plan"] != self.plan.signature():
             raise InputError(
-                f"{self.path}: was trained with another plan ({content['plan']}) than the present one "
+                f"{path}: was trained with another plan ({content['plan']}) than the present one "
                 f"({self.plan.signature()}). Cure: restore the plan.json it belongs to, or another output_dir"
             )
         before = content["options"]
         changed = [f"--{n} {before.get(n)} -> {v}" for n, v in self.options.items() if before.get(n) != v]
         if changed:
             raise InputError(
-                f"{self.path}: the training was begun with other keys: {', '.join(changed)}. "
+                f"{path}: the training was begun with other keys: {', '.join(changed)}. "
                 "Cure: the former values, or another output_dir"
             )
         for name, part in self.parts.items():
@@ -143,7 +147,7 @@ class TrainingCheckpoint:
         state.epoch = state.iteration // state.epoch_length
         self.stream.start_at(state.iteration)
         self._scaler_state = content["scaler"]
-        logger.info("resumed from %s at iteration %d", self.path, state.iteration)
+        logger.info("resumed from %s at iteration %d", path, state.iteration)
 
     def _restore_scaler(self, engine: Any) -> None:
         # MONAI builds the scaler when a run starts, so that it cannot be filled earlier

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 from monai_ext.atomic_files import write_text
+from monai_ext.engines import process_group
 from monai_ext.engines.interruption import Interruption
 from monai_ext.engines.progress_log import duration, score_title
-from monai_ext.engines.run_protection import RunPlan
+from monai_ext.engines.run_protection import RunPlan, release_folder
 from monai_ext.engines.scheduled_validation import ScheduledValidation
 from monai_ext.engines.tensorboard_log import TensorBoardLog
 from monai_ext.engines.training_budget import TrainingBudget
+from monai_ext.errors import InputError
 from monai_ext.evaluation.overlay_picture import save_picture
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingReport:
-    """Writes `metrics.json` and `overlay.png` and prints the result.
+    """Writes `metrics.json` and `overlay.png` and prints the result; of several processes the first.
 
     Args:
         folder: of the run.
@@ -48,13 +51,34 @@ class TrainingReport:
         self.interruption = interruption
 
     def finish(self, trainer: Any) -> None:
-        """Report on a training that has ended, for whatever reason."""
+        """Report on a training that has ended, for whatever reason, and let other runs use its folder.
+
+        Raises:
+            InputError: no validation gave a finite score.
+        """
+        try:
+            self._report(trainer)
+        finally:
+            release_folder(self.folder)
+
+    def _report(self, trainer: Any) -> None:
         iteration = trainer.state.iteration
+        if self.interruption.unfinished:
+            process_group.barrier()  # a process that ends while the first still saves would end that too
+        if not process_group.is_first():
+            self.interruption.finish()
+            return
         if self.interruption.unfinished:
             print(f"stopped after step {iteration}; saved in {self.folder.resolve() / 'last.pt'}")
             print("go on with the same command and --resume True", flush=True)
             self.interruption.finish()
             return
+        if not math.isfinite(self.validation.best):
+            raise InputError(
+                f"{self.folder}: no validation gave a finite {self.validation.score_name or 'score'}, so model.pt was "
+                "not written; last.pt and model_final.pt hold the end of training. Cure: a smaller --learning_rate, "
+                "--grad_clip 12, --warmup 0.05, and --overwrite True"
+            )
         best, final, kind = (
             self.validation.best_class_scores,
             self.validation.last_class_scores,

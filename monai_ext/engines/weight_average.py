@@ -12,7 +12,8 @@ from ignite.engine import Engine, Events
 class WeightAverage:
     """Keeps `average = d * average + (1 - d) * weight` after every step, in a network of its own.
 
-    The decay warms up as min(decay, (1 + t) / (10 + t)), so that early random weights are soon forgotten.
+    The decay warms up as min(decay, (1 + t) / (10 + t)), so that early random weights are soon forgotten. A step that
+    `FiniteLoss` skipped does not count.
 
     Args:
         network: the network being trained; copied once, before training.
@@ -27,7 +28,11 @@ class WeightAverage:
 
     def attach(self, engine: Engine) -> None:
         if self.decay > 0:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self.update())
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._follow)
+
+    def _follow(self, engine: Any) -> None:
+        if not getattr(engine.state, "step_skipped", False):
+            self.update()
 
     @torch.no_grad()
     def update(self) -> None:

@@ -75,7 +75,7 @@ class Temperature:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             loaded = cls(**{name: content[name] for name in cls.__dataclass_fields__})
             valid = math.isfinite(loaded.temperature) and loaded.temperature > 0
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(
                 f"{path}: is no calibration ({type(error).__name__}: {error}). Cure: evaluate the model anew"
             ) from error

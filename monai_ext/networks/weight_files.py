@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_ext.archive_checksum import DamagedArchive, check_archive
 from monai_ext.errors import InputError
 from monai_ext.networks.safetensors_file import is_safetensors, read_safetensors
 
@@ -73,8 +73,12 @@ def _unpickled(path: Path) -> Any:
         # an open file: by a name ending in .safetensors PyTorch would ask for that library
         with path.open("rb") as file, torch.serialization.safe_globals(HARMLESS_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # TorchScript, which is refused in the next moment
+            check_archive(file)
+            file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except DamagedArchive as error:
+        raise InputError(f"{path}: is no file of weights alone ({error}). Cure: fetch or copy it again") from error
+    except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path}: is no file of weights alone ({reason:.240}). Cure: save the state dict by itself, "

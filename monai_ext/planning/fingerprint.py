@@ -79,12 +79,10 @@ class Fingerprint:
         """Raises `InputError` if the text is not JSON or a field is missing or of another type."""
         try:
             return TypeAdapter(cls).validate_python(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, ValidationError):
+                raise _invalid(source, error) from error
             raise InputError(f"{source}: not JSON ({error}). Cure: delete it, it is made again") from error
-        except ValidationError as error:
-            lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-            start = f"{source} is not a valid fingerprint. Cure: delete it, it is made again"
-            raise InputError("\n  - ".join([start, *lines])) from error
 
     @classmethod
     def load(cls, path: str | Path) -> Fingerprint:
@@ -92,7 +90,18 @@ class Fingerprint:
         path = Path(path)
         if not path.is_file():
             raise InputError(f"{path}: fingerprint not found. Cure: compute it from the dataset first")
-        return cls.from_json(path.read_text(encoding="utf-8"), path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error}). Cure: delete it, it is made again") from error
+        return cls.from_json(text, path)
+
+
+def _invalid(source: str | Path, error: ValidationError) -> InputError:
+    lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+    return InputError(
+        "\n  - ".join([f"{source} is not a valid fingerprint. Cure: delete it, it is made again", *lines])
+    )
 
 
 def compute_fingerprint(

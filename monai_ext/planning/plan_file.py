@@ -25,7 +25,7 @@ def read_plan_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: plan not found. Cure: keep plan.json beside model.pt, or train first")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}). Cure: restore the plan or delete it to plan again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: is no JSON object. Cure: restore the plan or delete it to plan again")

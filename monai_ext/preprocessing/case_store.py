@@ -17,13 +17,14 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import shutil
 import socket
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,12 +32,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from monai_ext.errors import InputError
+from monai_ext.file_lock import FileLock
 from monai_ext.preprocessing.case_preprocessing import Placement
 
 if TYPE_CHECKING:
     from monai_ext.datasets.image_files import Geometry
 
+logger = logging.getLogger(__name__)
 STORE_VERSION = 1
+ARRAY_FILES = ("image.npy", "label.npy", "locations.npz")
+LOCK_FILE = ".lock"
+LOCK_PATIENCE = 24 * 3600.0
 
 _HIDDEN = ".unfinished-"
 _UNSYNCED = "unsynced"
@@ -47,6 +53,10 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 class StorageError(InputError):
     """The store cannot be written: disk, quota or file-size limit reached, or no rights. Nothing partial is left."""
+
+
+class DamagedCaseError(InputError):
+    """A file of a stored case is missing, cut short or has another content than was written."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,26 @@ class CaseStore:
     Args:
         folder: as given to `prepare_cases`.
         names: cases to list; default all that the folder holds.
+        preprocessing_hash: of the plan that the cases must belong to; empty for any.
+        rebuild: called with the name of a damaged case, makes it anew; None leaves damaged cases to the caller.
     """
 
-    def __init__(self, folder: str | Path, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        names: Sequence[str] | None = None,
+        preprocessing_hash: str = "",
+        rebuild: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self._names = None if names is None else list(names)
+        self._hash = preprocessing_hash
+        self._rebuild = rebuild
+        self._verified: dict[str, list[tuple[int, int, int]]] = {}
+
+    def part(self, names: Sequence[str]) -> CaseStore:
+        """The same store with fewer cases."""
+        return CaseStore(self.folder, names, self._hash, self._rebuild)
 
     @property
     def names(self) -> list[str]:
@@ -95,30 +120,54 @@ class CaseStore:
         """Content of `case.json`.
 
         Raises:
-            InputError: the case is not in the store, or its description is damaged.
+            DamagedCaseError: the case is not in the store, or its description is damaged.
         """
         path = self.folder / name / "case.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(
+            raise DamagedCaseError(
                 f"{self.folder}: holds no case {name!r}. Cure: run preprocessing, or correct the name"
             ) from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error}). {_cure(path)}") from error
+            raise DamagedCaseError(f"{path}: cannot be read ({error}). {_cure(path)}") from error
         if not isinstance(content, dict) or content.get("store_version") != STORE_VERSION:
-            raise InputError(f"{path}: not a case description of version {STORE_VERSION}. {_cure(path)}")
+            raise DamagedCaseError(f"{path}: not a case description of version {STORE_VERSION}. {_cure(path)}")
         return content
 
     def load(self, name: str) -> StoredCase:
-        """Open a case; only the locations are read.
+        """Open a case; arrays stay on disk.
+
+        When this object opens a case for the first time, or its files have changed since, they are compared with
+        their checksums, which reads them once. A damaged case is made anew from its raw files if the
+        store comes from `prepare_cases`.
 
         Raises:
-            InputError: the case or one of its files is missing or damaged.
+            DamagedCaseError: the case or one of its files is missing or damaged, and was not made anew.
+            InputError: another run prepared the case for another plan, or a damaged case cannot be made anew.
         """
+        try:
+            return self._load(name)
+        except DamagedCaseError as error:
+            if self._rebuild is None or name not in (self._names or ()):
+                raise
+            logger.warning("%s", str(error).split(" Cure: ")[0])
+            logger.warning("case %s is made anew from its raw files", name)
+        self._rebuild(name)
+        return self._load(name)
+
+    def _load(self, name: str) -> StoredCase:
         from monai_ext.datasets.image_files import Geometry
 
         content, folder = self.describe(name), self.folder / name
+        if self._hash and content.get("preprocessing_hash") != self._hash:
+            raise InputError(
+                f"{folder}: another run has prepared this case for another plan since this one began. "
+                "Cure: a --store_dir of its own for every plan, and --resume True"
+            )
+        if self._verified.get(name) != (state := self._state(name, content)):
+            self._verify(name, content)
+            self._verified[name] = state
         path = folder / "case.json"
         try:
             geometry, placement = Geometry.from_dict(content["geometry"]), Placement.from_dict(content["placement"])
@@ -131,20 +180,47 @@ class CaseStore:
             with np.load(path) as file:
                 locations = {int(key): file[key] for key in file.files}
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{path}: missing or damaged ({error}). {_cure(path)}") from error
+            raise DamagedCaseError(f"{path}: missing or damaged ({error}). {_cure(path)}") from error
         return StoredCase(name, image, label, locations, placement, geometry)
 
     def verify(self, name: str) -> None:
         """Compare the stored files with their checksums.
 
         Raises:
-            InputError: names the first file that is missing, or whose size or checksum differs.
+            DamagedCaseError: names the first file that is missing, or whose size or checksum differs.
         """
-        for file_name, expected in self.describe(name)["files"].items():
+        self._verify(name, self.describe(name))
+
+    def _verify(self, name: str, content: Mapping[str, Any]) -> None:
+        for file_name, expected in _stored_files(self.folder / name, content).items():
             path = self.folder / name / file_name
-            found = {"size": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else "no file"
+            try:
+                found = {"size": path.stat().st_size, "crc32": _crc32(path)} if path.is_file() else "no file"
+            except OSError as error:  # a bad sector, or removed in the meantime
+                raise DamagedCaseError(f"{path}: cannot be read ({error.strerror}). {_cure(path)}") from error
             if found != expected:
-                raise InputError(f"{path}: damaged, {found} instead of {expected}. {_cure(path)}")
+                raise DamagedCaseError(f"{path}: damaged, {found} instead of {expected}. {_cure(path)}")
+
+    def _state(self, name: str, content: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+        """What changes when the files of a case are written again, empty if one is missing."""
+        try:
+            stats = [(self.folder / name / file).stat() for file in _stored_files(self.folder / name, content)]
+        except OSError:
+            return []
+        return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in stats]
+
+
+def _stored_files(folder: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entry `files` of a description, whose names must lie in the folder of the case."""
+    files = content.get("files")
+    if not isinstance(files, dict) or not {"image.npy", "locations.npz"} <= set(files) <= set(ARRAY_FILES):
+        raise DamagedCaseError(f"{folder / 'case.json'}: does not list the files of the case. {_cure(folder / 'x')}")
+    return files
+
+
+def store_lock(folder: Path) -> FileLock:
+    """Lock that a process holds while it writes cases into a store; readers need none."""
+    return FileLock(folder / LOCK_FILE, f"preparing {folder}", "wait until it ends, stop it, or another --store_dir")
 
 
 def write_case(
@@ -261,6 +337,11 @@ def update_description(folder: Path, name: str, changes: Mapping[str, Any]) -> N
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def has_leftovers(folder: Path) -> bool:
+    """Whether killed runs left something behind; the mark of unsynced writes counts."""
+    return any(_is_abandoned(path) for path in [*folder.glob(f"{_HIDDEN}*"), *folder.glob(f"*/{_HIDDEN}*")])
 
 
 def remove_leftovers(folder: Path) -> list[str]:

@@ -16,10 +16,13 @@ from monai_ext.errors import InputError, Problems
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.case_preprocessing import preprocess
 from monai_ext.preprocessing.case_store import (
+    LOCK_PATIENCE,
     CaseStore,
     StorageError,
     UnsyncedWrites,
+    has_leftovers,
     remove_leftovers,
+    store_lock,
     update_description,
     write_case,
 )
@@ -53,6 +56,10 @@ def prepare_cases(
     same size and modification time count as unchanged; if only the time differs, their content decides. Cases in the
     folder that the dataset does not name are left alone and not listed.
 
+    Of several processes that share a folder one writes, the others wait and then find the cases ready. A store that
+    needs no change is not locked, and may be read-only. A case that is found damaged later, when it is opened, is made
+    anew then.
+
     Args:
         dataset: its training cases are stored, unless others are given; those without label without label.
         plan: decides what is stored.
@@ -64,15 +71,33 @@ def prepare_cases(
     Raises:
         InputError: lists every case whose files cannot be used (all others are stored), or tells that the store
             cannot be written, or that a worker was killed.
+        LockedError: another process has been preparing the folder for a day.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}). Cure: point store_dir elsewhere") from error
-    remove_leftovers(folder)
     cases = list(cases or dataset.training)
-    problems = Problems(f"preprocessing of {dataset.name}")
+    redone = 0
+    if has_leftovers(folder) or not all(_is_current(case, plan, folder) for case in cases):
+        lock = store_lock(folder)
+        lock.acquire(LOCK_PATIENCE)
+        try:
+            redone = _prepare_waiting(dataset.name, cases, plan, folder, num_workers, progress)
+        finally:
+            lock.release()
+    logger.info("preprocessing: %d of %d cases done anew, in %s", redone, len(cases), folder)
+    names = [case.name for case in cases]
+    return CaseStore(folder, names, plan.preprocessing_hash(), _Rebuild(tuple(cases), plan, folder))
+
+
+def _prepare_waiting(
+    dataset: str, cases: Sequence[Case], plan: Plan, folder: Path, num_workers: int, progress: bool
+) -> int:
+    """Store what is not stored yet, in a folder that is locked; returns how many cases that were."""
+    remove_leftovers(folder)
+    problems = Problems(f"preprocessing of {dataset}")
     redone = 0
     writes = UnsyncedWrites(folder)
     try:
@@ -84,10 +109,36 @@ def prepare_cases(
                 problems.lines.append(f"case {outcome.name}: {outcome.problem}")
     finally:
         writes.end()
-    logger.info("preprocessing: %d of %d cases done anew, in %s", redone, len(cases), folder)
     problems.lines.sort()
     problems.raise_if_any()
-    return CaseStore(folder, [case.name for case in cases])
+    return redone
+
+
+@dataclass(frozen=True)
+class _Rebuild:
+    """Makes a damaged case anew, in whichever process opened it."""
+
+    cases: tuple[Case, ...]
+    plan: Plan
+    folder: Path
+
+    def __call__(self, name: str) -> None:
+        case = next(case for case in self.cases if case.name == name)
+        lock = store_lock(self.folder)
+        lock.acquire(LOCK_PATIENCE)
+        try:
+            if _is_current(case, self.plan, self.folder, thoroughly=True, may_write=True):
+                return  # another process was first
+            writes = UnsyncedWrites(self.folder)
+            writes.begin()
+            try:
+                outcome = _prepare_case(case, self.plan, self.folder)
+            finally:
+                writes.end()
+        finally:
+            lock.release()
+        if outcome.problem:
+            raise InputError(f"case {name}: is damaged in the store and cannot be made anew: {outcome.problem}")
 
 
 def _bar(outcomes: Iterable[_Outcome], total: int, progress: bool) -> Iterable[_Outcome]:
@@ -104,7 +155,7 @@ def _outcomes(
     # looking at sizes and times needs no processes: a run with nothing to do starts none
     waiting = []
     for case in cases:
-        if _is_current(case, plan, folder, writes.found):
+        if _is_current(case, plan, folder, writes.found, may_write=True):
             yield _Outcome(case.name)
         else:
             waiting.append(case)
@@ -175,7 +226,17 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> _Outcome:
         raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
 
 
-def _is_current(case: Case, plan: Plan, folder: Path, thoroughly: bool) -> bool:
+def _is_current(case: Case, plan: Plan, folder: Path, thoroughly: bool = False, may_write: bool = False) -> bool:
+    """Whether a case is stored as plan and raw files ask for.
+
+    Args:
+        case: with its raw files.
+        plan: of the run.
+        folder: of the store.
+        thoroughly: compare checksums.
+        may_write: keep the new times of raw files with the old content, for who has locked the store; without, such a
+            case does not count as current.
+    """
     try:
         content = CaseStore(folder).describe(case.name)
         if thoroughly:
@@ -193,6 +254,8 @@ def _is_current(case: Case, plan: Plan, folder: Path, thoroughly: bool) -> bool:
         if any(new["size"] != old["size"] for new, old in zip(now, stored, strict=True)):
             return False
         moved = [i for i, (new, old) in enumerate(zip(now, stored, strict=True)) if new["mtime_ns"] != old["mtime_ns"]]
+        if moved and not may_write:
+            return False
         if any(_file_facts(paths[i], with_hash=True)["sha256"] != stored[i]["sha256"] for i in moved):
             return False
         if moved:

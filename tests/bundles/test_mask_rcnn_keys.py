@@ -184,6 +184,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "lr_steps": ({"lr_steps": [0.25]}, lambda p: part("lr_scheduler_def")(p).milestones == (0.25,)),
     "lr_patience": ({"lr_patience": 3}, lambda p: part("lr_scheduler_def")(p).patience == 3),
     "grad_clip": ({"grad_clip": 3}, lambda p: handler("GradientClip")(p).max_norm == 3),
+    "max_bad_steps": ({"max_bad_steps": 3}, lambda p: handler("FiniteLoss")(p).max_bad_steps == 3),
     "ema_decay": ({"ema_decay": 0.5}, lambda p: part("average")(p).decay == 0.5),
     "rpn_batch": ({"rpn_batch": 33}, lambda p: rules(p).rpn_batch == 33),
     "rpn_positive": ({"rpn_positive": 0.4}, lambda p: rules(p).rpn_positive == 0.4),

@@ -121,6 +121,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "lr_steps": ({"lr_steps": [0.1]}, lambda p: part("lr_scheduler_def")(p).milestones == (0.1,)),
     "lr_patience": ({"lr_patience": 3}, lambda p: part("lr_scheduler_def")(p).patience == 3),
     "grad_clip": ({"grad_clip": 3}, lambda p: handler("GradientClip")(p).max_norm == 3),
+    "max_bad_steps": ({"max_bad_steps": 3}, lambda p: handler("FiniteLoss")(p).max_bad_steps == 3),
     "ema_decay": ({"ema_decay": 0.5}, lambda p: part("average")(p).decay == 0.5),
     "class_weights": ({"class_weights": [1, 2, 3]}, lambda p: part("loss")(p).loss.class_weights is not None),
     "focal": ({"focal": True}, lambda p: part("loss")(p).loss.focal_gamma == 2),

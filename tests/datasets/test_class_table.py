@@ -45,10 +45,13 @@ def test_semicolons_and_byte_order_mark(tmp_path: Path) -> None:
     assert dataset.classes == ("a", "b")
 
 
-def test_files_elsewhere_and_without_ending(tmp_path: Path) -> None:
+def test_files_elsewhere_and_without_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_picture(tmp_path / "pictures" / "scan_1.png")
     outside = write_picture(tmp_path / "other.png")
     table = write_table(tmp_path / "tables" / "t.csv", f"file,label\nscan_1,a\n{outside},b\n")
+    with pytest.raises(InputError, match=r"1 of 2 files \(.*other.png\): each leaves the dataset folder .*pictures"):
+        read_class_table(table, image_dir=tmp_path / "pictures")
+    monkeypatch.setenv("MONAI_EXT_PATHS_OUTSIDE", "1")
     dataset = read_class_table(table, image_dir=tmp_path / "pictures")
     assert [case.name for case in dataset.cases] == sorted([outside.as_posix(), "scan_1.png"])
     assert dataset.case("scan_1.png").path == tmp_path / "pictures" / "scan_1.png"

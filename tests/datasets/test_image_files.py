@@ -226,7 +226,7 @@ def test_damaged_shape_takes_no_memory(write_nifti: Writer) -> None:
     content = bytearray(path.read_bytes())
     content[42:48] = np.array([32767] * 3, np.int16).tobytes()  # dim[1..3]: 256 TiB of float64
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.nii: cannot be read, the file is incomplete \(needs 28\d+ bytes"):
+    with pytest.raises(InputError, match=r"x\.nii: its header claims 32767 x 32767 x 32767 values of 8 bytes"):
         read_image([path])
 
 

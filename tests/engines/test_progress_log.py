@@ -60,6 +60,28 @@ def test_row_holds_the_means_of_its_epoch(tmp_path: Path) -> None:
     assert "mean_dice" not in rows[0]
 
 
+@pytest.mark.parametrize("skipped", [[1], [2], [1, 2, 3]])
+def test_skipped_steps_are_counted_and_left_out_of_the_means(tmp_path: Path, skipped: list[int]) -> None:
+    """Step n has loss n, a skipped one NaN; the first step of an epoch is that which shows the bar's first text."""
+
+    def step(engine: Engine, _: Any) -> dict[str, torch.Tensor]:
+        number = engine.state.iteration
+        engine.state.step_skipped = number in skipped
+        return {"loss": torch.tensor(float("nan") if number in skipped else float(number))}
+
+    engine = Engine(step)
+    engine.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    budget = SimpleNamespace(max_minutes=0, seconds=0.0, seconds_left=None)
+    ProgressLog(budget, SimpleNamespace(), tmp_path / "log", log_interval=1).attach(engine)  # type: ignore[arg-type]
+    engine.run([0, 1, 2], max_epochs=2)
+    first, second = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert first["skipped_steps"] == len(skipped)
+    left = {1, 2, 3} - set(skipped)
+    assert first.get("loss") == (sum(left) / len(left) if left else None)
+    assert second["loss"] == 5.0
+    assert "skipped_steps" not in second
+
+
 def test_bar_shows_loss_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(progress_log.tqdm, "set_postfix_str", lambda _, text, refresh=True: shown.append(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,48 @@ def test_patience_that_ran_out_before_min_epochs_ends_training_there(tmp_path: P
     assert (stale.epochs[-1], better.epochs[-1]) == (6, 7)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_score_that_is_not_finite_is_never_the_best(
+    tmp_path: Path, bad: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = train(tmp_path, Validator(bad, 0.3, bad), epochs=3)
+    assert (it.best, it.best_epoch, it.best_class_scores) == (0.3, 2, {"a": 0.3})
+    assert weight(tmp_path / "model.pt") == 4
+    assert weight(tmp_path / "model_final.pt") == 6
+    assert it.schedule.best == 0.3  # infinity would have ended all improvement
+    assert [r.getMessage() for r in caplog.records] == [
+        f"epoch {epoch} is not saved as the best model: its mean_dice is {bad}" for epoch in (1, 3)
+    ]
+
+
+def test_without_a_finite_score_there_is_no_best_model(tmp_path: Path) -> None:
+    it = train(tmp_path, Validator(math.nan, math.nan), epochs=2)
+    assert it.best == -math.inf
+    assert [path.name for path in tmp_path.iterdir()] == ["model_final.pt"]
+
+
+def test_weights_that_are_not_finite_are_never_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where all answers are NaN the first class is taken, which scores well where there is nothing else."""
+
+    class Diverging(Validator):
+        def run(self, global_epoch: int = 1) -> None:
+            super().run(global_epoch)
+            if global_epoch == 2:
+                it.network.get_parameter("weight").data.fill_(math.nan)
+
+    network = torch.nn.Linear(1, 1, bias=False)
+    network.register_buffer("ranges", torch.tensor([-math.inf, math.inf]))  # as quantisation has them at first
+    schedule = ProgressSchedule(torch.optim.SGD(network.parameters(), lr=0.1), "plateau", patience=0)
+    validator = Diverging(0.2, 0.9)
+    it = ScheduledValidation(validator, 1, network, tmp_path, schedule)  # type: ignore[arg-type]
+    engine = Engine(lambda *_: None)
+    it.attach(engine)
+    engine.run([0], max_epochs=2)
+    assert (it.best, it.best_epoch) == (0.2, 1)
+    assert torch.isfinite(torch.load(tmp_path / "model.pt", weights_only=True)["weight"]).all()
+    assert "epoch 2 is not saved as the best model: it holds weights that are not finite" in caplog.text
+
+
 def test_interrupted_training_is_not_validated(tmp_path: Path) -> None:
     validator = Validator()
     train(tmp_path, validator, epochs=2, interruption=SimpleNamespace(received=15, unfinished=True))
@@ -123,3 +166,20 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     second = train(tmp_path / "other", Validator(0.1), epochs=1)
     second.load_state_dict(first.state_dict())
     assert (second.best, second.best_epoch, second.last_iteration) == (0.3, 1, 4)
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "removed"])
+def test_lost_best_model_is_written_anew(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    """After a resume a training must not end with a best epoch and without its weights."""
+    before = train(tmp_path, Validator(0.5, 0.1), epochs=2)
+    path = tmp_path / "model.pt"
+    assert (before.best_epoch, weight(path)) == (1, 2)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "removed":
+        path.unlink()
+    it = train(tmp_path / "fresh", Validator(0.2), epochs=1)
+    it.folder = tmp_path
+    it.load_state_dict(before.state_dict())
+    assert (it.best, it.best_epoch) == ((0.5, 1) if damage == "none" else (-math.inf, 0))
+    assert ("model.pt of epoch 1 is lost" in caplog.text) is (damage != "none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from ignite.engine import Engine
 
 from monai_ext.engines.weight_average import WeightAverage
 
@@ -18,6 +19,15 @@ def test_average_follows_the_formula() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     torch.testing.assert_close(float(average.module.weight), expected)
+
+
+def test_skipped_step_does_not_count() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(network, decay=0.5)
+    engine = Engine(lambda engine, skipped: setattr(engine.state, "step_skipped", skipped))
+    average.attach(engine)
+    engine.run([False, True, True, False])
+    assert average.steps == 2
 
 
 def test_counters_are_copied_and_state_survives() -> None:

@@ -170,7 +170,7 @@ def test_full_disk_stops_and_goes_on_later(
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(StorageError, match=r"case case_1.*Cure"):
         prepare_cases(balls, make_plan(), folder, progress=False)
-    assert [p.name for p in folder.iterdir()] == ["case_0"]
+    assert sorted(p.name for p in folder.iterdir()) == [case_store.LOCK_FILE, "case_0"]
     monkeypatch.undo()
     before = times(folder)
     assert len(prepare_cases(balls, make_plan(), folder, progress=False).names) == 3
@@ -186,7 +186,8 @@ def test_killed_run_is_repaired(
     (folder / "case_1").rename(abandoned)  # as if killed between the two renames
     os.utime(abandoned, (0, 0))
     store = prepare_cases(balls, make_plan(), folder, progress=False)
-    assert sorted(p.name for p in folder.iterdir()) == store.names == ["case_0", "case_1", "case_2"]
+    assert store.names == ["case_0", "case_1", "case_2"]
+    assert sorted(p.name for p in folder.iterdir()) == [case_store.LOCK_FILE, *store.names]
 
 
 def test_other_failures_name_the_case(
