@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from monai_ext.errors import InputError
+from monai_ext.planning.plan_kinds import bundle_of
 
 T = TypeVar("T")
 
@@ -36,10 +37,17 @@ def plan_from_dict(cls: type[T], content: Mapping[str, Any], source: str | Path 
     """Build a plan, a dataclass of type `cls`, from decoded JSON.
 
     Raises:
-        InputError: a field is missing, unknown or of another type; all of them are listed.
+        InputError: a field is missing, unknown or of another type, all of them are listed; or it is a plan of another
+            bundle.
     """
     fields: Mapping[str, Any] = cls.__dataclass_fields__  # type: ignore[attr-defined]
     unknown = sorted(set(content) - set(fields))
+    bundle = bundle_of(content)
+    if unknown and bundle and bundle != bundle_of(fields):
+        raise InputError(
+            f"{source}: is a plan of the bundle {bundle}, this is {bundle_of(fields)}. "
+            f"Cure: the configs of bundles/{bundle}, or a model of this bundle"
+        )
     if unknown:
         raise InputError(f"{source}: unknown fields {unknown}. Cure: remove them or restore the original plan")
     try:
