@@ -52,6 +52,22 @@ class Commands:
 
         print_anchors(str(dataset), options)
 
+    def export(self, place: str, format: str = "torchscript,onnx", output_dir: str = "", **options: Any) -> None:
+        """Write a trained model in the formats that servers read, after comparing every file with the network.
+
+        Args:
+            place: output folder of a training, its model.pt, or the folder of a bundle.
+            format: torchscript, onnx, or both with a comma.
+            output_dir: empty takes `export` beside the model.
+            options: --precision float32|float16|bfloat16, --quantize int8, --output logits|probabilities|labels,
+                --dynamic True (free spatial sizes), --images FOLDER (compare and calibrate on these scans),
+                --tolerance, --opset, --overwrite True.
+        """
+        from monai_ext.export.export_command import export_model
+
+        formats = ",".join(map(str, format)) if isinstance(format, (list, tuple)) else str(format)
+        export_model(str(place), formats, str(output_dir), **options)
+
     def record(self, run: str, results: str, command: str, recipe: str = "train.json") -> None:
         """Append a finished training and its evaluation to a result file (CSV).
 

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_ext.errors import InputError, Problems
-from monai_ext.export.comparison import Runner, compare, require_near
+from monai_ext.errors import Problems
+from monai_ext.export.artefact_check import ArtefactCheck
+from monai_ext.export.comparison import Runner
 from monai_ext.export.deployed_classifier import DeployedClassifier
 from monai_ext.export.integer_graph import write_integer_graph
-from monai_ext.export.manifest import Artefact, file_sha256, write_manifest
-from monai_ext.export.onnx_model import INPUT, export_onnx, onnx_runner
+from monai_ext.export.manifest import write_manifest
+from monai_ext.export.onnx_model import INPUT, export_onnx
 from monai_ext.export.onnx_packages import onnx_package
 from monai_ext.export.static_int8 import quantise_statically
-from monai_ext.export.torchscript import export_torchscript, torchscript_runner
+from monai_ext.export.torchscript import export_torchscript
 from monai_ext.networks.fake_quantisation import fixed_quantisation, is_fake_quantised, set_quantising
 from monai_ext.networks.folded_norm import fold_norms
 from monai_ext.planning.class_plan import ClassPlan
@@ -103,7 +104,8 @@ def export_classifier(
 
     expected, module = deployed(reference), deployed(folded)
     tests = _test_batches(plan, batches)
-    check = _Check(folder, expected, tests, score, max_score_drop, float_tolerance, int8_tolerance)
+    tolerances = {"float32": float_tolerance, "int8 simulated": int8_tolerance, "int8": int8_tolerance}
+    check = ArtefactCheck(folder, expected, tests, tolerances, score, max_score_drop)
     artefacts = []
     if "torchscript" in formats:
         path = folder / "model.ts"
@@ -149,60 +151,6 @@ def export_classifier(
         "versions": _versions(formats),
     }
     return write_manifest(folder, manifest, artefacts)
-
-
-class _Check:
-    """Runs a file back and makes its entry of the manifest."""
-
-    def __init__(
-        self,
-        folder: Path,
-        expected: nn.Module,
-        batches: list[torch.Tensor],
-        score: Callable[[Runner], float] | None,
-        max_score_drop: float,
-        float_tolerance: float,
-        int8_tolerance: float,
-    ) -> None:
-        self.folder = folder
-        self.expected = expected
-        self.batches = batches
-        self.score = score
-        self.max_score_drop = max_score_drop
-        self.tolerances = {"float32": float_tolerance, "int8 simulated": int8_tolerance, "int8": int8_tolerance}
-        self.network_score = None if score is None else float(score(self._network))
-
-    def _network(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return self.expected(x)
-
-    def __call__(self, path: Path, kind: str, precision: str) -> Artefact:
-        run = torchscript_runner(path) if kind == "torchscript" else onnx_runner(path)
-        found = compare(self._network, run, self.batches)
-        tolerance = self.tolerances[precision] * max(1.0, found.largest)
-        require_near(path.name, found, tolerance, mean=precision != "float32")
-        score = None if self.score is None else float(self.score(run))
-        if score is not None and self.network_score is not None and score < self.network_score - self.max_score_drop:
-            raise InputError(
-                f"{path.name}: scores {score:.4f}, the network {self.network_score:.4f}; allowed is a drop of "
-                f"{self.max_score_drop:g}. Cure: more calibration images, quantize qat, or a larger max_score_drop"
-            )
-        logger.info(
-            "export: %s, largest difference %.2g, same class for %.1f %% of %d images",
-            path.name, found.max_difference, 100 * found.agreement, sum(map(len, self.batches)),
-        )  # fmt: skip
-        return Artefact(
-            file=path.name,
-            format=kind,
-            precision=precision,
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            max_difference=found.max_difference,
-            mean_difference=found.mean_difference,
-            tolerance=tolerance,
-            agreement=found.agreement,
-            score=score,
-        )
 
 
 def _check_options(

@@ -17,9 +17,10 @@ class Comparison:
     """Differences of outputs.
 
     Attributes:
-        max_difference: largest absolute difference.
-        mean_difference: mean absolute difference.
-        agreement: share of inputs with the same largest output along axis 1.
+        max_difference: largest absolute difference; of label maps the share of labels that differ.
+        mean_difference: mean absolute difference; of label maps the same share.
+        agreement: share of inputs, of segmentations of voxels, with the same largest output along axis 1; of label
+            maps the share of equal labels.
         largest: absolute value of the network's outputs.
     """
 
@@ -34,12 +35,18 @@ def compare(expected: Runner, found: Runner, batches: Sequence[torch.Tensor]) ->
     differences, agree, largest = [], [], 0.0
     for batch in batches:
         with torch.no_grad():
-            one, other = expected(batch).detach().cpu().float(), found(batch).detach().cpu().float()
+            one, other = expected(batch).detach().cpu(), found(batch).detach().cpu()
         if one.shape != other.shape:
             raise InputError(
                 f"exported network: output has shape {tuple(other.shape)} for an input of {tuple(batch.shape)}, the "
                 f"network gives {tuple(one.shape)}. Cure: a network whose forward does not depend on the batch size"
             )
+        if not one.is_floating_point():
+            equal = one == other
+            agree.append(equal.flatten())
+            differences.append((~equal).float().mean().flatten())
+            continue
+        one, other = one.float(), other.float()
         # not a number is as far as can be
         differences.append((one - other).abs().nan_to_num(nan=float("inf")).flatten())
         agree.append((one.argmax(1) == other.argmax(1)).flatten())

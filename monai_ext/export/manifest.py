@@ -21,12 +21,13 @@ class Artefact:
     Attributes:
         file: name in the folder of the manifest.
         format: `torchscript` or `onnx`.
-        precision: `float32` or `int8`.
+        precision: `float32`, `float16`, `bfloat16` or `int8`.
         sha256: of the file, hexadecimal.
         bytes: size of the file.
         max_difference, mean_difference: of outputs from the network's.
         tolerance: what the largest difference may be, of 8-bit files the mean one.
         agreement: share of test inputs whose largest output is the network's.
+        latency_ms, network_latency_ms: median time of the file and of the network for the first test input.
         score: what a given function says of it, None without one.
     """
 
@@ -39,6 +40,8 @@ class Artefact:
     mean_difference: float
     tolerance: float
     agreement: float
+    latency_ms: float
+    network_latency_ms: float
     score: float | None = None
 
 

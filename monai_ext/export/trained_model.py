@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -94,6 +93,6 @@ def open_model(place: str | Path) -> TrainedModel:
     return TrainedModel(name, plan, network.eval().requires_grad_(False), ckpt_path)
 
 
-def _named(path: str) -> Callable[..., Any]:
+def _named(path: str) -> Any:
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(import_module(module), name)

@@ -38,3 +38,9 @@ def test_tolerance() -> None:
         require_near("model.ts", found, 0.19)
     with pytest.raises(InputError, match=r"by 0\.1 \(mean\), allowed are 0\.09; the same class for 50 %"):
         require_near("model.ts", found, 0.09, mean=True)
+
+
+def test_label_maps_differ_by_the_share_of_labels() -> None:
+    one = torch.tensor([[[0, 1], [2, 2]]], dtype=torch.uint8)
+    found = compare(lambda x: one, lambda x: torch.where(one == 1, 2, one), [torch.ones(1, 2)])
+    assert (found.max_difference, found.agreement) == (0.25, 0.75)

@@ -12,7 +12,9 @@ from monai_ext.export.manifest import MANIFEST, Artefact, file_sha256, read_mani
 
 
 def artefact(path: Path) -> Artefact:
-    return Artefact(path.name, "onnx", "float32", file_sha256(path), path.stat().st_size, 1e-6, 1e-7, 1e-4, 1.0)
+    return Artefact(
+        path.name, "onnx", "float32", file_sha256(path), path.stat().st_size, 1e-6, 1e-7, 1e-4, 1.0, 2.0, 3.0
+    )
 
 
 def test_hash_is_of_the_whole_file(tmp_path: Path) -> None:
