@@ -288,3 +288,18 @@ def test_a_file_of_another_person_locks_too(tmp_path: Path, monkeypatch: pytest.
     assert not first.held
     with FileLock(path, "the folder"):
         pass
+
+
+def test_a_lock_file_can_go_with_its_lock(tmp_path: Path) -> None:
+    lock, waiting = FileLock(tmp_path / "lock", "a"), FileLock(tmp_path / "lock", "a")
+    lock.acquire()
+    opened = os.open(tmp_path / "lock", os.O_RDWR)  # as one does who waits
+    lock.release(remove=True)
+    assert not (tmp_path / "lock").exists()
+    waiting.acquire()
+    assert not os.path.samestat(os.fstat(opened), os.stat(tmp_path / "lock"))
+    os.close(opened)
+    waiting.release()
+    assert (tmp_path / "lock").exists()
+    waiting.release(remove=True)  # not held: another process may hold it
+    assert (tmp_path / "lock").exists()

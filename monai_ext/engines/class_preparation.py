@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,9 @@ from monai_ext.datasets.class_open import open_classification
 from monai_ext.datasets.class_phantom import make_class_phantom
 from monai_ext.datasets.classification_dataset import ClassificationDataset, ImageCase
 from monai_ext.datasets.folds import Fold
+from monai_ext.engines import process_group
+from monai_ext.engines.fold_file import read_fold_file
+from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.engines.run_protection import FOLD_FILE, check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
 from monai_ext.networks.classifier_weights import plan_options_of_weights
@@ -55,6 +57,7 @@ class ClassSource:
             content.update(repr((case.name, case.labels)).encode())
         return content.hexdigest()
 
+    @process_group.one_error
     def require_drawn(self) -> None:
         """Raise `InputError` if the fold is the dataset's own split, of which there is one."""
         if self.dataset.part("train") and self.dataset.part("val") and not self.is_drawn:
@@ -94,6 +97,7 @@ class ClassPrepared:
         return self.source.cases("val")
 
 
+@process_group.one_error
 def open_class_source(
     dataset_dir: str,
     store_dir: str,
@@ -132,7 +136,7 @@ def open_class_source(
     if not dataset_dir:
         folder = str(Path(store_dir) / "raw")
         logger.info("no dataset_dir given: using the phantom images in %s", folder)
-        make_class_phantom(Path(folder))
+        ranks_of_folder(store_dir).first_alone(lambda: make_class_phantom(Path(folder)))
     outside = plan is not None and part in ("test", "all")  # data that need not have been trained on
     if plan is not None and outside:
         opened = open_classification(folder, plan.multi_label, image_dir, plan.classes)
@@ -160,6 +164,7 @@ def open_class_source(
     return ClassSource(dataset, report, chosen, known, is_drawn)
 
 
+@process_group.one_error
 def prepare_class(
     source: ClassSource,
     output_dir: str,
@@ -252,11 +257,13 @@ def prepare_class(
             f"--batch_size 1 with --image_size {list(plan.image_size)}: the last batch norm would see one value. "
             "Cure: --batch_size 2 or more, or a larger --image_size"
         )
-    protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
+    process_group.first_alone(lambda: protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest))
     logger.info("%s", report.describe())
     logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
     logger.info("%d images for training, %d for validation", len(source.fold.train), len(source.fold.val))
-    record_start(Path(output_dir), plan, source.fold, source.digest, source.report.digests)
+    process_group.first_alone(
+        lambda: record_start(Path(output_dir), plan, source.fold, source.digest, source.report.digests)
+    )
     return ClassPrepared(source, plan)
 
 
@@ -281,7 +288,7 @@ def may_calibrate(source: ClassSource, ckpt_path: str, part: str, tta: bool) -> 
     A reason against it is logged.
     """
     path = Path(ckpt_path).parent / FOLD_FILE
-    trained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    trained = read_fold_file(path) if path.is_file() else {}
     reasons = {
         "these are not its validation cases": part != "val" or set(trained.get("val", ())) != set(source.fold.val),
         "the dataset is not that of the training": trained.get("data") != source.digest,

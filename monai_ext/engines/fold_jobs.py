@@ -169,7 +169,7 @@ class FoldConfig:
             return int(self.value("nfolds"))
         try:
             return len(json.loads(Path(splits_file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{splits_file}: file of folds cannot be read ({error}). Cure: correct the path") from None
 
     def chosen_folds(self) -> list[int]:

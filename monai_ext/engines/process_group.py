@@ -8,8 +8,10 @@ own, so that they neither stop a GPU nor run into NCCL's time limit while one pr
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +21,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
+from monai_ext.engines.local_sockets import keep_local
 from monai_ext.errors import InputError
+from monai_ext.file_lock import process_birth
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,6 +34,8 @@ PATIENCE = timedelta(days=2)
 LAST_WORDS = 1.0
 
 _control: Any = None  # gloo group for small values; None is the default group
+_launchers: frozenset[str] = frozenset()
+_at_finish: list[Callable[[], object]] = []
 
 
 def start() -> None:
@@ -40,18 +46,23 @@ def start() -> None:
     Raises:
         InputError: torchrun's variables are incomplete.
     """
-    global _control
-    if running() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    global _control, _launchers
+    if running():
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _launchers = _own_launcher()
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is set, {', '.join(missing)} are not. Cure: start with torchrun")
+    keep_local()
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
         distributed.init_process_group("cpu:gloo,cuda:nccl")
         _control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
+    _launchers = frozenset().union(*gather(_own_launcher()))
     if is_first():
         logger.info("%d processes train together", world_size())
     else:
@@ -61,12 +72,26 @@ def start() -> None:
 
 def finish() -> None:
     """Wait for the other processes and leave them."""
-    global _control
+    global _control, _launchers
+    barrier()
+    for function in _at_finish:
+        function()
+    _at_finish.clear()
+    _launchers = frozenset()
     if running():
-        barrier()
         distributed.destroy_process_group()
         _control = None
         logging.disable(logging.NOTSET)
+
+
+def launchers() -> frozenset[str]:
+    """The torchrun processes, one a machine, that started these processes and start them again if one fails."""
+    return _launchers
+
+
+def at_finish(function: Callable[[], object]) -> None:
+    """Have this process call a function when all have ended well."""
+    _at_finish.append(function)
 
 
 def running() -> bool:
@@ -134,6 +159,15 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def gather_at_first(value: T) -> list[T]:
+    """What every process gave, in the order of their ranks, on the first process; on the others an empty list."""
+    if not running():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if is_first() else None
+    distributed.gather_object(value, values, dst=0, group=_control)
+    return values or []
+
+
 def largest(number: float) -> float:
     """The largest of the numbers that the processes gave; on every process, in double precision."""
     if not running():
@@ -151,6 +185,26 @@ def of_first(number: float) -> float:
     value = torch.tensor(number, dtype=torch.float64)
     distributed.broadcast(value, 0, group=_control)
     return float(value)
+
+
+def is_first_to_say(text: str) -> bool:
+    """Whether no other process has asked this about the same text: for a mistake that all of them find by themselves.
+
+    Nobody waits for the others here, since they may have found none.
+    """
+    if not running():
+        return True
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        return bool(distributed.distributed_c10d._get_default_store().add(f"said {digest}", 1) == 1)
+    except RuntimeError:  # whoever kept the store has ended
+        return True
+
+
+def say(*words: object) -> None:
+    """Print on the first process only."""
+    if is_first():
+        print(*words, flush=True)
 
 
 def together(function: Callable[[], T]) -> T:
@@ -205,6 +259,13 @@ def _end_if_any_failed(error: BaseException | None) -> None:
         raise error
     time.sleep(LAST_WORDS)
     raise SystemExit(1)
+
+
+def _own_launcher() -> frozenset[str]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return frozenset()
+    launcher = os.getppid()
+    return frozenset({f"process {launcher} on {socket.gethostname()}, begun at {process_birth(launcher)}"})
 
 
 def _local_rank() -> int:
