@@ -64,11 +64,22 @@ def open_picture(path: str | Path, channels: int, spatial_dims: int = 2) -> Pict
         spatial_dims: 2 or 3.
 
     Raises:
-        InputError: the file is missing, damaged, or cannot be brought to these channels or dimensions.
+        InputError: the file is missing, damaged, cannot be brought to these channels or dimensions, or does not fit
+            into memory.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: file does not exist. Cure: check the name, or restore the file")
+    try:
+        return _opened(path, channels, spatial_dims)
+    except (MemoryError, RuntimeError) as error:  # the second is what torch raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: its pixels cannot be held in memory ({reason:.160}). Cure: more memory, or a smaller picture"
+        ) from error
+
+
+def _opened(path: Path, channels: int, spatial_dims: int) -> Picture:
     if spatial_dims == 3:
         return TensorPicture(_with_channels(_volume(path), channels, path))
     if spatial_dims != 2:
