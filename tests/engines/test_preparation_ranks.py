@@ -15,7 +15,8 @@ from monai_ext.datasets.em_phantom import make_em_phantom
 from monai_ext.datasets.instance_phantom import make_instance_phantom
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.engines import instance_source, process_group
-from monai_ext.engines.class_preparation import open_class_source, prepare_class
+from monai_ext.engines.class_preparation import prepare_class
+from monai_ext.engines.class_source import open_class_source
 from monai_ext.engines.em_preparation import open_em_source, prepare_em
 from monai_ext.engines.instance_preparation import prepare_instance
 from monai_ext.engines.instance_source import open_instance_source
