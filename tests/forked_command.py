@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.machinery
 import os
+import runpy
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bundle_commands import NNUNET, Finished
+from bundle_commands import NNUNET, Finished, environment
 from forked_child import CANNOT_MOUNT
 
 _WAIT_SECONDS = 300
@@ -88,11 +91,55 @@ def finished(process: ForkProcess, out: Path, err: Path) -> Finished:
     return Finished(process.exitcode, out.read_text(errors="replace"), err.read_text(errors="replace"))
 
 
+def typed_run(cwd: Path, line: Sequence[str]) -> Finished:
+    """Run a command line of `bundle_commands.command`, parsed as when it is typed, without starting Python anew.
+
+    Args:
+        cwd: working directory, in which nothing but the command's own files appears.
+        line: `python [options] -m module arguments`; its options give way to ignored warnings.
+    """
+    for name in _LATE:
+        __import__(name)
+    with tempfile.TemporaryDirectory() as logs:
+        out, err = Path(logs) / "out", Path(logs) / "err"
+        out.touch()
+        module, *arguments = line[line.index("-m") + 1 :]
+        process = get_context("fork").Process(target=_typed, args=(cwd, out, err, module, arguments))
+        process.start()
+        return finished(process, out, err)
+
+
+def _typed(cwd: Path, out: Path, err: Path, module: str, arguments: list[str]) -> None:
+    _take_over(cwd, out, err)
+    warnings.resetwarnings()
+    warnings.simplefilter("ignore")
+    os.environ |= environment()
+    sys.argv = [module, *arguments]
+    raise SystemExit(_status_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
+
+
 def _child(
     cwd: Path, out: Path, err: Path, before: Callable[[], None], after: Callable[[], None], arguments: dict[str, Any]
 ) -> None:
-    import torch
     from monai.bundle import run
+
+    _take_over(cwd, out, err)
+    sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("monai.bundle.__main__", None)
+    try:
+        before()
+    except PermissionError as error:
+        traceback.print_exc()
+        raise SystemExit(CANNOT_MOUNT if error.filename == "mount" else 1) from error
+    status = _status_of(lambda: run(**arguments))
+    after()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(status)
+
+
+def _take_over(cwd: Path, out: Path, err: Path) -> None:
+    """Make this child look like a process that was started in a folder, with its output in files."""
+    import torch
 
     for number, path in ((1, out), (2, err)):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -102,21 +149,17 @@ def _child(
     os.chdir(cwd)
     torch.set_num_threads(1)  # threads of the parent do not exist here
     sys.excepthook = sys.__excepthook__
-    sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("monai.bundle.__main__", None)
-    status = 0
+
+
+def _status_of(command: Callable[[], Any]) -> int:
+    """Exit status of what a process does; an error is shown as Python shows it."""
     try:
-        before()
-    except PermissionError as error:
-        traceback.print_exc()
-        raise SystemExit(CANNOT_MOUNT if error.filename == "mount" else 1) from error
-    try:
-        run(**arguments)
+        command()
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        status = 1
-    after()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    raise SystemExit(status)
+        return 1
+    return 0

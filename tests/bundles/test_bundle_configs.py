@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from bundle_commands import MASK_RCNN, NNUNET, SE_RESNEXT, UNET_EM, bundle_run
+from bundle_commands import MASK_RCNN, NNUNET, SE_RESNEXT, UNET_EM, bundle_run, fresh_run
 from monai_ext.engines.config_keys import load_key_specs
 
 # configs folder, fixture of a tiny training, model in it, keys under which the training network returns one tensor
@@ -135,7 +135,7 @@ def test_metadata_follows_the_schema(configs: Path, tmp_path: Path) -> None:
 
 
 def test_describe_lists_every_key(configs: Path, tmp_path: Path) -> None:
-    done = bundle_run(tmp_path, "describe", bundle=configs)
+    done = fresh_run(tmp_path, "describe", bundle=configs)
     assert done.status == 0, done.err
     specs = load_key_specs(configs / "keys.json")
     for name in (n for n in read(configs / "train.json") if n in specs):
