@@ -22,7 +22,8 @@ from monai_ext.file_lock import FileLock, Holder, LockedError
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes and needs flock")
 ROOT = Path(file_lock.__file__).parents[1]
 HOLDING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore it
 from monai_ext.file_lock import FileLock
 lock = FileLock(sys.argv[1], "the folder")
 lock.acquire()
@@ -129,7 +130,14 @@ def test_waiting_can_be_ended(tmp_path: Path) -> None:
 
 def test_forked_children_do_not_keep_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     """Workers of a loader live for seconds after a kill of their parent, which is then started again."""
-    then = "import os\nif (child := os.fork()) == 0: time.sleep(60)\nprint(child, flush=True)"
+    then = """
+import os
+out, into = os.pipe()
+if os.fork() == 0:
+    os.write(into, str(os.getpid()).encode())
+    time.sleep(60)
+print(os.read(out, 20).decode(), flush=True)
+"""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDING.format(then=then), str(tmp_path / "lock")],
         stdout=subprocess.PIPE,

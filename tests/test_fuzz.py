@@ -42,7 +42,8 @@ def test_damaged_files_are_read_or_refused() -> None:
     assert len({*outcomes.accepted, *outcomes.refused}) == KINDS
     assert len(outcomes.accepted) > KINDS - 5
     assert len(outcomes.refused) > KINDS - 5
-    assert 0 < outcomes.grown.total() < MOST_GROWN
+    # of a fork of a process that has had more memory before, little is new
+    assert outcomes.grown.total() < MOST_GROWN
 
 
 @pytest.mark.slow  # starts two processes

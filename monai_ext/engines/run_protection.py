@@ -115,10 +115,7 @@ def hold_folder(folder: Path) -> None:
 
 
 def hold_while_running(folder: Path, run: object) -> None:
-    """As `hold_folder`, until this process ends or nothing refers to `run` any more, as in a notebook.
-
-    The lock file then goes too: a folder of predictions holds predictions only.
-    """
+    """As `hold_folder`, until this process ends or nothing refers to `run` any more, as in a notebook."""
     hold_folder(folder)
     place = folder.resolve()
     _runs[place] = number = next(_numbers)
@@ -127,22 +124,20 @@ def hold_while_running(folder: Path, run: object) -> None:
 
 def _release_after(place: Path, number: int) -> None:
     if _runs.get(place) == number:  # otherwise a later run holds the folder
-        release_folder(place, remove=True)
+        release_folder(place)
 
 
-def release_folder(folder: Path, remove: bool = False) -> None:
-    """Let other processes run in a folder again; the end of the process does the same.
+def release_folder(folder: Path) -> None:
+    """Let other processes run in a folder again and take the lock file away.
 
-    Args:
-        folder: of the run.
-        remove: take the lock file away.
+    The end of the process releases it too; the file of a killed one stays, and the next run takes it over.
     """
     place = folder.resolve()
     forget_folder(place)
     _runs.pop(place, None)
     lock = _held.pop(place, None)
     if lock is not None:
-        lock.release(remove)
+        lock.release(remove=True)
 
 
 def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, data: str = "") -> None:

@@ -74,8 +74,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def names(folder: Path) -> list[str]:
-    """Files below a folder, with what differs between any two runs left out of their names."""
-    return sorted(re.sub(r"tfevents.*", "tfevents", str(p.relative_to(folder))) for p in folder.rglob("*"))
+    """Files below a folder, with what differs between any two runs left out of their names.
+
+    A run in this process keeps its lock until its workflow is gone.
+    """
+    paths = (p for p in folder.rglob("*") if p.name != ".run.lock")
+    return sorted(re.sub(r"tfevents.*", "tfevents", str(p.relative_to(folder))) for p in paths)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
