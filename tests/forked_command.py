@@ -19,6 +19,7 @@ import pytest
 
 from bundle_commands import NNUNET, Finished, environment
 from forked_child import CANNOT_MOUNT
+from monai_ext.engines import run_protection
 
 _WAIT_SECONDS = 300
 # what a Python program imports late, so that no child has to
@@ -115,7 +116,11 @@ def _typed(cwd: Path, out: Path, err: Path, module: str, arguments: list[str]) -
     warnings.simplefilter("ignore")
     os.environ |= environment()
     sys.argv = [module, *arguments]
-    raise SystemExit(_status_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True)))
+    status = _status_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+    # what the end of Python does, and that of a forked process does not
+    for folder in list(run_protection._held):
+        run_protection.release_folder(folder)
+    raise SystemExit(status)
 
 
 def _child(
