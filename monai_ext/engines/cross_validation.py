@@ -6,6 +6,7 @@ its evaluation belongs to its present model; the same command started again does
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -23,7 +24,7 @@ from monai_ext.engines.folder_ranks import ranks_of_folder, require_common_folde
 from monai_ext.engines.launch_record import begun_by_this_launch, note_launch
 from monai_ext.engines.progress_log import duration
 from monai_ext.engines.run_protection import hold_folder, release_folder
-from monai_ext.engines.segmentation_folds_report import report_segmentations
+from monai_ext.engines.segmentation_folds_report import label_files, report_segmentations
 from monai_ext.engines.workflow import from_command_line, running_workflow
 from monai_ext.errors import InputError
 from monai_ext.file_lock import FileLock
@@ -74,15 +75,19 @@ def _run_folds(config: FoldConfig, rank: Rank, chosen: Sequence[int], folder: Pa
         failures = run.train(ours, chosen, stop)
     end_if_stopped(stop)
 
-    def conclude() -> None:
-        if rank.number > 0:
-            return
-        if failures or any(job.missing() for job in jobs):
-            report_progress(jobs, failures, folder)
-        else:
-            (report or report_segmentations)(folder, jobs, config)
+    def finished() -> bool:
+        return rank.number == 0 and not failures and not any(job.missing() for job in jobs)
 
-    process_group.together(conclude)
+    # the first rank knows all failures
+    complete = process_group.gather(process_group.together(finished))[0]
+    conclude: Callable[[], Any] = functools.partial(report_progress, jobs, failures, folder)
+    if complete and report is not None:
+        conclude = functools.partial(report, folder, jobs, config)
+    elif complete:
+        # all ranks open the dataset together, which the first cannot do alone
+        references = process_group.together(lambda: label_files(config))
+        conclude = functools.partial(report_segmentations, folder, jobs, references)
+    process_group.together(lambda: conclude() if rank.number == 0 else None)
 
 
 @dataclass

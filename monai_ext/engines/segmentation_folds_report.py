@@ -19,12 +19,12 @@ from monai_ext.planning.plan import Plan
 logger = logging.getLogger(__name__)
 
 
-def report_segmentations(folder: Path, jobs: Sequence[FoldJob], config: FoldConfig) -> dict[str, Any]:
-    """As `report`, of the running bundle's dataset."""
-    return report(folder, jobs, {case.name: case.label for case in config.value("source", 0).dataset.training})
+def label_files(config: FoldConfig) -> dict[str, Path | None]:
+    """Name to label file of all cases of the running bundle's dataset; opened by all ranks together."""
+    return {case.name: case.label for case in config.value("source", 0).dataset.training}
 
 
-def report(folder: Path, jobs: Sequence[FoldJob], references: dict[str, Path | None]) -> dict[str, Any]:
+def report_segmentations(folder: Path, jobs: Sequence[FoldJob], references: dict[str, Path | None]) -> dict[str, Any]:
     """Average finished folds, decide their post-processing, write and print both.
 
     Post-processing is decided on the held-out predictions of all folds together, and stored beside the result and

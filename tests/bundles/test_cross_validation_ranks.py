@@ -18,7 +18,11 @@ BUNDLES: dict[str, tuple[Path, tuple[str, ...], dict[str, Any]]] = {
     "unet_em": (UNET_EM, ("train.json", "tiny.json"), {"epoch_length": 1, "nfolds": 3}),
     "nnunet": (NNUNET, ("train.json", "tiny.json"), {"nfolds": 3}),
     "se_resnext101": (SE_RESNEXT, ("train.json", "tiny.json"), {"fold_rule": "drawn", "nfolds": 3}),
-    "mask_rcnn": (MASK_RCNN, ("train.json", "tiny.json"), {"fold_rule": "drawn", "nfolds": 3}),
+    "mask_rcnn": (
+        MASK_RCNN,
+        ("train.json", "tiny.json"),
+        {"fold_rule": "drawn", "nfolds": 3, "eval_samples": 0},
+    ),
 }
 
 

@@ -19,7 +19,7 @@ import pytest
 from monai_ext.engines.cross_validation import FoldRuns, report_progress, visible_gpus
 from monai_ext.engines.fold_jobs import FoldJob
 from monai_ext.engines.fold_process import Stop
-from monai_ext.engines.segmentation_folds_report import report
+from monai_ext.engines.segmentation_folds_report import report_segmentations
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import Postprocessing
 from monai_ext.evaluation.segmentation_metrics import case_metrics
@@ -177,7 +177,7 @@ def test_result_and_postprocessing_of_all_folds(place: Path, capsys: pytest.Capt
         (job.folder / "plan.json").write_text(named_plan("04").to_json())
     capsys.readouterr()
     references = {f"case{fold}": place / "labels" / f"case{fold}.nii.gz" for fold in range(3)}
-    summary = report(place / "out", jobs(place), references)
+    summary = report_segmentations(place / "out", jobs(place), references)
     assert summary["pooled"]["num_cases"] == 3
     assert summary["num_folds"] == 3
     decided = Postprocessing.load(place / "out" / "postprocessing.json")
