@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from monai_ext.errors import InputError
 
@@ -32,6 +32,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2

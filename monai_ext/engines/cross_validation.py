@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from monai_ext.engines import process_group
 from monai_ext.engines.fold_jobs import FoldConfig, FoldJob

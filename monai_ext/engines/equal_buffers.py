@@ -14,7 +14,7 @@ from monai_ext.engines import process_group
 class EqualBuffers:
     """Before every validation, gives all processes the buffers of the first one.
 
-    Processes that train together have equal weights, but each its own running statistics, those of its own images. A
+    Processes that train together have equal weights, but after a step each its own running statistics. A
     validation whose cases they share must be that of one network, and it is the first process that saves one.
     Statistics of the first are kept rather than a mean over all, since a checkpoint holds them: a resumed training goes
     on exactly as one without a stop.

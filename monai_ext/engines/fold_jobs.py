@@ -21,7 +21,7 @@ OUTPUT_FILE = "fold_output.log"
 # keys that may differ between the run that finished a fold and the present one without making it another training
 SAME_RESULT_KEYS = {
     "run_id", "config_file", "resume", "overwrite", "num_workers", "device", "log_interval", "cv_folds", "run",
-    "bundle_root", "store_dir", "output_dir",
+    "bundle_root", "store_dir", "output_dir", "initialize", "finalize",
 }  # fmt: skip
 
 

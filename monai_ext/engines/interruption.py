@@ -117,7 +117,8 @@ class Interruption:
             if self._may_leave and engine.state.iteration >= engine.state.epoch_length:
                 agree()
                 if self._left:
-                    engine.terminate()
+                    # others left in the middle, where nothing of the end is done either
+                    engine.terminate(skip_completed=True)
 
         with evaluator.add_event_handler(Events.ITERATION_COMPLETED, agree_at_the_end):
             hook = network.register_forward_pre_hook(self._leave)

@@ -118,7 +118,7 @@ def _kept_fingerprint(path: Path, state: str) -> Fingerprint | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         return Fingerprint.from_json(json.dumps(kept["fingerprint"])) if kept["dataset_state"] == state else None
-    except (json.JSONDecodeError, KeyError, InputError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         logger.warning("%s is damaged: fingerprint again", path)
         return None
 

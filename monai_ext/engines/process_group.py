@@ -11,7 +11,9 @@ import functools
 import hashlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +24,7 @@ import torch
 from torch import distributed
 
 from monai_ext.engines.local_sockets import keep_local
+from monai_ext.engines.workflow import from_command_line
 from monai_ext.errors import InputError
 from monai_ext.file_lock import process_birth
 
@@ -33,6 +36,7 @@ PATIENCE = timedelta(days=2)
 # Seconds. torchrun ends all processes as soon as one has ended; the one that says why must not be cut off.
 LAST_WORDS = 1.0
 
+_END = "end of what processes do together"  # marks what they tell each other then
 _control: Any = None  # gloo group for small values; None is the default group
 _launchers: frozenset[str] = frozenset()
 _at_finish: list[Callable[[], object]] = []
@@ -79,6 +83,10 @@ def finish() -> None:
     _at_finish.clear()
     _launchers = frozenset()
     if running():
+        if from_command_line() and threading.current_thread() is threading.main_thread():
+            # all is done; should a connection hang when it is closed, a handler in Python would never be called
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
         distributed.destroy_process_group()
         _control = None
         logging.disable(logging.NOTSET)
@@ -106,6 +114,9 @@ def check_joined() -> None:
         InputError: torchrun started several processes, and none has called `start`.
     """
     if not running() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("RANK", "0")) > 0:  # the first one says so
+            time.sleep(LAST_WORDS)
+            raise SystemExit(1)
         raise InputError(
             "torchrun started several processes, but no config lets them join. "
             "Cure: --config_file with multi_gpu_train.json as its last file"
@@ -154,8 +165,10 @@ def gather(value: T) -> list[T]:
     """What every process gave, in the order of their ranks, on every process."""
     if not running():
         return [value]
-    values: list[Any] = [None] * world_size()
-    distributed.all_gather_object(values, value, group=_control)
+    values = _gathered(value)
+    if any(map(_is_end, values)):  # another process failed before it came here
+        time.sleep(LAST_WORDS)
+        raise SystemExit(1)
     return values
 
 
@@ -251,10 +264,12 @@ def _end_if_any_failed(error: BaseException | None) -> None:
         if error is not None:
             raise error
         return
-    failures = gather((error is not None, isinstance(error, Exception)))
-    if not any(failed for failed, _ in failures):
+    failures = _gathered((_END, error is not None, isinstance(error, Exception)))
+    if not all(_is_end(given) for given in failures):  # one failed, the others are on their way through the function
+        raise error or RuntimeError("processes do not take the same way through a function they call together")
+    if not any(failed for _, failed, _ in failures):
         return
-    speakers = [number for number, (_, speaks) in enumerate(failures) if speaks]
+    speakers = [number for number, (_, _, speaks) in enumerate(failures) if speaks]
     if error is not None and speakers[:1] in ([], [rank()]):
         raise error
     time.sleep(LAST_WORDS)
@@ -266,6 +281,16 @@ def _own_launcher() -> frozenset[str]:
         return frozenset()
     launcher = os.getppid()
     return frozenset({f"process {launcher} on {socket.gethostname()}, begun at {process_birth(launcher)}"})
+
+
+def _gathered(value: Any) -> list[Any]:
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value, group=_control)
+    return values
+
+
+def _is_end(value: Any) -> bool:
+    return isinstance(value, tuple) and value[:1] == (_END,)
 
 
 def _local_rank() -> int:

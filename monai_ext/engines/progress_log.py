@@ -76,6 +76,8 @@ class ProgressLog:
             write_text(self.log_file, "".join(kept))
             self._logged = json.loads(kept[-1])["iteration"] if kept else 0
             self._finish_line(engine)
+        # whether the last step still wants a line is what all processes must agree on
+        self._logged = int(process_group.of_first(self._logged))
 
     def _begin(self, engine: Any) -> None:
         state = engine.state

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from monai_ext.atomic_files import remove_partials, write_text
 from monai_ext.datasets.folds import Fold
@@ -19,6 +19,9 @@ from monai_ext.engines.launch_record import begun_by_this_launch
 from monai_ext.errors import InputError
 from monai_ext.expected_folders import expect_folder, forget_folder
 from monai_ext.file_lock import FileLock
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 logger = logging.getLogger(__name__)
 PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"

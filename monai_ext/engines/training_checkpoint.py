@@ -143,7 +143,8 @@ class TrainingCheckpoint:
                 f"({self.plan.signature()}). Cure: restore the plan.json it belongs to, or another output_dir"
             )
         before = content["options"]
-        changed = [f"--{n} {before.get(n)} -> {v}" for n, v in self.options.items() if before.get(n) != v]
+        # an earlier version may have written fewer
+        changed = [f"--{n} {before[n]} -> {v}" for n, v in self.options.items() if n in before and before[n] != v]
         if changed:
             raise InputError(
                 f"{path}: the training was begun with other keys: {', '.join(changed)}. "
