@@ -226,7 +226,7 @@ def whole_so_far(run: Path, seen: set[str]) -> list[str]:
             seen.add("last.pt")
         elif "last.pt" in seen:
             faults.append("last.pt is lost")
-    for path in run.rglob("*.json"):
+    for path in run.rglob("[!.]*.json"):  # a hidden one was never given its name
         try:
             json.loads(path.read_text())
         except ValueError:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
 LOCK_FILE = ".run.lock"
 OUTPUT_FOLDERS = ("evaluation", "predictions", "export")
+PICTURE_FOLDERS = ("labels", "overlays", "activations")  # in those, or in a folder of predictions alone
 LOCK_PATIENCE = 5.0  # seconds; a run that was told to stop may be saving while its successor starts
 RUN_FILES = (
     "last.pt",
@@ -113,8 +114,9 @@ def hold_folder(folder: Path) -> None:
         former.release()
     _held[place] = lock
     expect_folder(place)
-    for part in (place, *(place / name for name in OUTPUT_FOLDERS)):  # a killed run may have left unfinished files
-        remove_partials(part)
+    parts = [place, *(place / name for name in OUTPUT_FOLDERS)]
+    for part in [*parts, *(part / name for part in parts for name in PICTURE_FOLDERS)]:
+        remove_partials(part)  # a killed run may have left unfinished files
 
 
 def hold_while_running(folder: Path, run: object) -> None:
