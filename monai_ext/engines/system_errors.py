@@ -44,6 +44,16 @@ def explain(error: BaseException | None) -> str:
     return ""
 
 
+def _of_a_worker(error: BaseException) -> bool:
+    """Whether an error rose where processes talk to each other: a worker that dies while it hands over a batch."""
+    step = error.__traceback__
+    while step is not None:
+        if "multiprocessing" in step.tb_frame.f_code.co_filename:
+            return True
+        step = step.tb_next
+    return False
+
+
 def _explain_one(error: BaseException) -> str:
     said = str(error)
     if isinstance(error, OSError) and error.errno is not None:
@@ -59,6 +69,11 @@ def _explain_one(error: BaseException) -> str:
         return (
             "a worker process was killed, most likely for lack of memory. "
             f"Cure: a smaller --num_workers (0: none), {GO_ON}"
+        )
+    if isinstance(error, EOFError | ConnectionError) and _of_a_worker(error):
+        return (
+            "a loader's worker is gone, most likely killed for lack of memory. "
+            f"Cure: a smaller --num_workers (0: none) or --batch_size, {GO_ON}"
         )
     if not isinstance(error, RuntimeError | MemoryError | OSError | ImportError):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import signal
 from concurrent.futures.process import BrokenProcessPool
@@ -93,3 +94,12 @@ def test_what_torch_says_of_too_much_memory_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)  # 4 EiB: no machine has them
     assert "not enough memory" in explain(caught.value)
+
+
+def test_a_worker_that_dies_while_it_hands_over() -> None:
+    one, other = multiprocessing.Pipe()
+    other.close()
+    with pytest.raises(EOFError) as caught:
+        one.recv()
+    assert "worker is gone" in explain(caught.value)
+    assert explain(EOFError()) == ""
