@@ -23,7 +23,7 @@ MODELS = ("last.pt", "last_previous.pt", "model.pt", "model_final.pt")
 TRAINING: dict[str, Any] = {"max_epochs": 2, "epoch_length": 1, "val_interval": 1}
 FEWER: dict[str, dict[str, Any]] = {"nnunet": {"test_batches": 1}}
 LARGE = "256m"
-FULL = "No space left|out of disk space"  # of the system, of ITK
+FULL = "No space left|out of disk space|want of space"  # of the system, of ITK, of a stack that is read again
 
 
 class Lost(AssertionError):  # noqa: N818 - says what is the matter
