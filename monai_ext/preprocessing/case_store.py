@@ -51,6 +51,7 @@ __all__ = [
     "update_description",
     "write_case",
 ]
+from monai_ext.preprocessing.verified_marks import VerifiedMarks
 
 logger = logging.getLogger(__name__)
 ARRAY_FILES = ("image.npy", "label.npy", "locations.npz")
@@ -100,7 +101,7 @@ class CaseStore:
         self._names = None if names is None else list(names)
         self._hash = preprocessing_hash
         self._rebuild = rebuild
-        self._verified: dict[str, list[tuple[int, int, int]]] = {}
+        self._verified = VerifiedMarks(self.names)
 
     def part(self, names: Sequence[str]) -> CaseStore:
         """The same store with fewer cases."""
@@ -137,8 +138,8 @@ class CaseStore:
     def load(self, name: str) -> StoredCase:
         """Open a case; arrays stay on disk.
 
-        When this object opens a case for the first time, or its files have changed since, they are compared with
-        their checksums, which reads them once. A damaged case is made anew from its raw files if the
+        A case that none of the processes forked from this one's has opened yet, or whose files have changed since, is
+        compared with its checksums, which reads it once. A damaged case is made anew from its raw files if the
         store comes from `prepare_cases`.
 
         Raises:
@@ -164,9 +165,9 @@ class CaseStore:
                 f"{folder}: another run has prepared this case for another plan since this one began. "
                 "Cure: a --store_dir of its own for every plan, and --resume True"
             )
-        if self._verified.get(name) != (state := self._state(name, content)):
+        if not self._verified.has(name, state := self._state(name, content)):
             self._verify(name, content)
-            self._verified[name] = state
+            self._verified.add(name, state)
         path = folder / "case.json"
         try:
             geometry, placement = Geometry.from_dict(content["geometry"]), Placement.from_dict(content["placement"])
