@@ -59,6 +59,7 @@ def check_archive(file: BinaryIO) -> bool:
     if end.startswith(MARK):
         if _digest(file, size - COMMENT_BYTES) != end[len(MARK) :]:
             raise DamagedArchive("its content differs from its checksum")
+        _check_outline(file, size)  # whoever makes a bomb can add its checksum as well
         return True
     file.seek(0)
     start = file.read(len(FIRST_SIGNATURE))
@@ -68,12 +69,7 @@ def check_archive(file: BinaryIO) -> bool:
     # no damage to one of our files looks like this: it ends in a comment of digits, not in an end record without one
     if start != FIRST_SIGNATURE or not record.startswith(END_SIGNATURE) or record[-2:] != b"\0\0":
         raise DamagedArchive("is cut off, or no file of torch.save")
-    with _archive(file) as archive:
-        parts = archive.infolist()
-        claimed = sum(part.file_size for part in parts)
-        # torch.save never compresses, so what an honest archive holds is not larger than the archive
-        if claimed > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise DamagedArchive(f"is compressed or cut off: its parts claim {claimed} bytes, the file has {size}")
+    _check_outline(file, size)
     return False
 
 
@@ -87,6 +83,15 @@ def check_records(file: BinaryIO) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise DamagedArchive(f"its part {damaged:.80} differs from its CRC-32")
+
+
+def _check_outline(file: BinaryIO, size: int) -> None:
+    with _archive(file) as archive:
+        parts = archive.infolist()
+        claimed = sum(part.file_size for part in parts)
+        # torch.save never compresses, so what an honest archive holds is not larger than the archive
+        if claimed > size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise DamagedArchive(f"is compressed or cut off: its parts claim {claimed} bytes, the file has {size}")
 
 
 class _DigestStream:

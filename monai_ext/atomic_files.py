@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.errors import InputError
+from monai_ext.expected_folders import FolderGoneError, check_folder
 
+logger = logging.getLogger(__name__)
 PARTIAL = re.compile(r"\.[0-9a-f]{8}-")
 # what a library that writes the partial file meets through no fault of its own
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -40,14 +43,14 @@ def replacing(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
             folder not to be written.
     """
     path = Path(path)
-    with _explained(path):
+    with explained(path):
         make_folder(path.parent)
     partial = partial_name(path)
     second = partial_name(previous) if previous is not None else None
     try:
-        with _explained(path, partial, only=NO_ROOM):
+        with explained(path, partial, only=NO_ROOM):
             yield partial
-        with _explained(path):
+        with explained(path):
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             _replace(path, partial, previous, second)
@@ -65,7 +68,12 @@ def partial_name(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, so that they outlast a loss of power."""
+    """Make a folder and those above it that are missing, so that they outlast a loss of power.
+
+    Raises:
+        FolderGoneError: a run writes there, and it was removed meanwhile, see `expected_folders`.
+    """
+    check_folder(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
@@ -100,6 +108,36 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_cache(path: str | Path, text: str) -> None:
+    """Write what a later run can find out again: where the disk is full or read-only, say so and go on."""
+    try:
+        write_text(path, text)
+    except FolderGoneError:
+        raise
+    except InputError as error:
+        logger.warning("%s; a later run does this work again", str(error).split("; ")[0])
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Append UTF-8 text with Unix line ends to a file; all of it or, unless this process is killed, nothing.
+
+    Raises:
+        InputError: as `replacing`.
+    """
+    path = Path(path)
+    with explained(path):
+        make_folder(path.parent)
+        with path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            content = text.encode()
+            try:
+                while content:  # the last bytes before a full disk are written, what remains is refused
+                    content = content[file.write(content) :]
+            except OSError:
+                file.truncate(size)
+                raise
+
+
 def save_tensors(path: str | Path, content: Any, previous: Path | None = None) -> None:
     """`torch.save` with a checksum inside the file; `content` must be loadable with `weights_only=True`.
 
@@ -129,7 +167,7 @@ def _replace(path: Path, partial: Path, previous: Path | None, second: Path | No
 
 
 @contextmanager
-def _explained(path: Path, partial: Path | None = None, only: Collection[int] | None = None) -> Iterator[None]:
+def explained(path: Path, partial: Path | None = None, only: Collection[int] | None = None) -> Iterator[None]:
     """What the system says about a write as an error that a person can act on.
 
     With `only`, just these error numbers and what is said of `partial` itself: the rest may be about other files.
@@ -138,11 +176,12 @@ def _explained(path: Path, partial: Path | None = None, only: Collection[int] | 
         yield
     except OSError as error:
         if isinstance(error, FileNotFoundError):  # the body's affair, unless the folder was removed meanwhile
-            explained = not path.parent.exists()
+            tell = not path.parent.exists()
         else:
             own = partial is not None and isinstance(error.filename, str) and Path(error.filename) == partial
-            explained = only is None or error.errno in only or own
-        if not explained:
+            unnumbered = type(error) is OSError and error.errno is None  # numpy's and Pillow's, of a full disk
+            tell = only is None or error.errno in only or own or unnumbered
+        if not tell:
             raise
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}{_free_space(path)}); what was complete is kept. "

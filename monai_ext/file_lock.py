@@ -19,11 +19,12 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from monai_ext.errors import InputError
 
@@ -31,6 +32,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
@@ -61,7 +65,7 @@ class Holder:
 
     @classmethod
     def this_process(cls) -> Holder:
-        return cls(os.getpid(), socket.gethostname(), round(time.time(), 3), _birth(os.getpid()))
+        return cls(os.getpid(), socket.gethostname(), round(time.time(), 3), process_birth(os.getpid()))
 
     @property
     def is_here(self) -> bool:
@@ -79,7 +83,7 @@ class Holder:
             return True
         except PermissionError:
             pass
-        return self.birth != _birth(self.pid)
+        return self.birth != process_birth(self.pid)
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -168,12 +172,19 @@ class FileLock:
             time.sleep(POLL_SECONDS / RECORD_TRIES)
         return "another process"
 
-    def release(self) -> None:
-        """Give it back; nothing happens if it is not held."""
+    def release(self, remove: bool = False) -> None:
+        """Give it back; nothing happens if it is not held.
+
+        Args:
+            remove: take the file away too, while it is still locked: who waits for it then locks a new one.
+        """
+        in_place = self.in_place
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
         try:
+            if remove and in_place:
+                self.path.unlink(missing_ok=True)
             os.ftruncate(descriptor, 0)
         except OSError:
             pass  # opened for reading only, or the disk is gone: the record then names a process that has ended
@@ -246,6 +257,15 @@ class FileLock:
         except OSError:
             return False
 
+    @contextmanager
+    def holding(self, patience: float = 0.0, tick: Callable[[], None] = lambda: None) -> Iterator[Self]:
+        """Hold it for a `with` block; arguments and errors of `acquire`."""
+        self.acquire(patience, tick)
+        try:
+            yield self
+        finally:
+            self.release()
+
     def __enter__(self) -> Self:
         self.acquire()
         return self
@@ -280,7 +300,7 @@ def _read(content: bytes) -> Holder | None:
         return None
 
 
-def _birth(pid: int) -> int:
+def process_birth(pid: int) -> int:
     """Start of a process in clock ticks since the machine's, 0 where `/proc` does not tell."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

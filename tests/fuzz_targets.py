@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from collections.abc import Callable
@@ -16,20 +17,28 @@ import torch
 from PIL import Image
 
 from coco_sets import annotation, content, write_coco
+from monai_ext.atomic_files import save_tensors
+from monai_ext.datasets.bids_layout import plan_bids
 from monai_ext.datasets.class_table import read_class_table
+from monai_ext.datasets.classification_dataset import ImageCase
 from monai_ext.datasets.coco_dataset import read_coco
 from monai_ext.datasets.em_stack import read_em_images
-from monai_ext.datasets.folds import load_splits, read_groups
+from monai_ext.datasets.folds import Fold, load_splits, read_groups
+from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import read_image, read_label
-from monai_ext.datasets.image_index import inspect_image
+from monai_ext.datasets.image_index import inspect_image, inspect_images
+from monai_ext.datasets.instance_selection import restricted
 from monai_ext.datasets.label_map_dataset import read_instance_map, read_label_maps
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.picture import open_picture
 from monai_ext.datasets.picture_resolution import picture_resolution
 from monai_ext.datasets.picture_size import picture_size
-from monai_ext.engines.checkpoint_files import load_tensors
+from monai_ext.engines.checkpoint_files import load_newest, load_tensors
+from monai_ext.engines.run_protection import check_held_out
 from monai_ext.evaluation.calibration import Temperature
+from monai_ext.evaluation.paired_comparison import compare
 from monai_ext.evaluation.postprocessing import Postprocessing
+from monai_ext.export.manifest import read_manifest
 from monai_ext.networks.mask_rcnn.detector_sources import read_detector_file
 from monai_ext.networks.mask_rcnn.numpy_pickle import read_numpy_pickle
 from monai_ext.networks.weight_files import read_weights
@@ -38,9 +47,12 @@ from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.fingerprint import Fingerprint, compute_fingerprint
 from monai_ext.planning.instance_plan import InstancePlan
 from monai_ext.planning.plan import Plan
+from monai_ext.preprocessing.case_preprocessing import Placement
+from monai_ext.preprocessing.case_store import CaseStore
+from monai_ext.preprocessing.case_writing import write_case
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
-BINARY, GZIP, JSON, TEXT = "binary", "gzip", "json", "text"
+BINARY, GZIP, JSON, TEXT, TIFF, PNG = "binary", "gzip", "json", "text", "tiff", "png"
 Reader = Callable[[Path], Any]
 
 
@@ -51,7 +63,7 @@ class Target:
     Attributes:
         name: of the kind.
         file: that is damaged.
-        damage: how: bytes, bytes inside a gzip file, values of JSON, or text.
+        damage: how, see `fuzz_damage`.
         readers: each is given the damaged file.
     """
 
@@ -63,7 +75,14 @@ class Target:
 
 def make_targets(folder: Path) -> list[Target]:
     """Write one file of every kind below `folder`."""
-    return [*_volumes(folder), *_pictures(folder), *_tables(folder), *_plans(folder), *_weights(folder)]
+    return [
+        *_volumes(folder),
+        *_pictures(folder),
+        *_tables(folder),
+        *_plans(folder),
+        *_own_files(folder),
+        *_weights(folder),
+    ]
 
 
 def _volumes(folder: Path) -> list[Target]:
@@ -87,7 +106,26 @@ def _volumes(folder: Path) -> list[Target]:
     series = _inside(folder, "series", "s.dcm")
     itk.imwrite(itk.image_from_array(voxels[:1].astype(np.int16)), str(series))
     single: tuple[Reader, ...] = (lambda p: open_picture(p, 1), inspect_image, lambda p: read_image([p.parent]))
-    return [*targets, Target("dicom", series, BINARY, single)]
+    targets.append(Target("dicom", series, BINARY, single))
+    return [*targets, Target("dicom folder", _dicom_folder(folder), BINARY, (lambda p: read_image([p.parent]),))]
+
+
+def _dicom_folder(folder: Path) -> Path:
+    """The middle one of three slices of a series."""
+    for k in range(3):
+        image = itk.image_from_array(np.full((1, 5, 4), k, np.int16))
+        image.SetOrigin([0.0, 0.0, 2.0 * k])
+        tags = image.GetMetaDataDictionary()
+        tags["0008|0060"], tags["0020|000d"], tags["0020|000e"], tags["0020|0013"] = "MR", "1.2.3", "1.2.4", str(k + 1)
+        writer = itk.GDCMImageIO.New()
+        writer.SetKeepOriginalUID(True)
+        itk.imwrite(image, str(_inside(folder, "slices", f"{k}.dcm")), imageio=writer)
+    return folder / "slices" / "1.dcm"
+
+
+def _cropped(path: Path) -> Any:
+    picture = open_picture(path, 3)
+    return picture.crop_resized((0, 0, min(4, picture.size[-2]), min(5, picture.size[-1])), (2, 2))
 
 
 def _pictures(folder: Path) -> list[Target]:
@@ -98,7 +136,7 @@ def _pictures(folder: Path) -> list[Target]:
     readers: tuple[Reader, ...] = (
         lambda p: read_image([p]),
         read_label,
-        lambda p: open_picture(p, 3).crop_resized((0, 0, 4, 5), (2, 2)),
+        _cropped,
         lambda p: inspect_image(p, with_statistics=True),
         picture_size,
         picture_resolution,
@@ -124,6 +162,10 @@ def _pictures(folder: Path) -> list[Target]:
         if name.endswith(".tif"):
             further += (read_em_images,)
         targets.append(Target(f"picture {name}", path, BINARY, (*readers, *further)))
+        if name.endswith(".tif"):
+            targets.append(Target(f"tags of {name}", path, TIFF, (*readers, *further)))
+        if name.endswith(".png"):
+            targets.append(Target(f"chunks of {name}", path, PNG, (*readers, *further)))
     return targets
 
 
@@ -163,7 +205,75 @@ def _tables(folder: Path) -> list[Target]:
         Target("coco", coco, JSON, readers),
         Target("class table", table, TEXT, (lambda p: read_class_table(p),)),
         Target("images.csv", maps, TEXT, (lambda p: read_label_maps(p.parent),)),
+        *_lists(folder),
         Target("groups", cases, TEXT, (lambda p: read_groups(read_msd(msd), f"{p}:patient"),)),
+    ]
+
+
+def _lists(folder: Path) -> list[Target]:
+    second = folder / "nnunet_raw"
+    for name in ("imagesTr/a_0000.nii", "imagesTr/b_0000.nii", "labelsTr/a.nii", "labelsTr/b.nii"):
+        nibabel.save(nibabel.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), _inside(second, *name.split("/")))
+    description = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "front": 1}, "file_ending": ".nii"}
+    (second / "dataset.json").write_text(json.dumps(description | {"numTraining": 2}))
+    names = _inside(folder, "table2", "classes.txt")
+    Image.new("L", (8, 9)).save(names.parent / "a.png")
+    Image.new("L", (9, 8)).save(names.parent / "b.png")
+    (names.parent / "labels.csv").write_text("file,label\na.png,cat\nb.png,dog\n")
+    names.write_text("cat\ndog\n")
+    bids = folder / "bids"
+    for subject in ("sub-01", "sub-02"):
+        image = nibabel.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4))
+        nibabel.save(image, _inside(bids, subject, "anat", f"{subject}_T1w.nii"))
+        nibabel.save(image, _inside(bids, "derivatives", subject, "anat", f"{subject}_dseg.nii"))
+    (bids / "dseg.tsv").write_text("index\tname\n0\tbackground\n1\tfront\n")
+    (bids / "participants.tsv").write_text("participant_id\tage\nsub-01\t40\nsub-02\t41\n")
+    listed = _inside(folder, "listed", "images.txt")
+    listed.write_text("train/a.png\nb\n")
+    among: Reader = lambda p: restricted(["train/a.png", "val/b.png", "val/c.png"], str(p), "images")  # noqa: E731
+    bids_reader: tuple[Reader, ...] = (lambda _: plan_bids(bids),)
+    return [
+        Target("nnunet dataset.json", second / "dataset.json", JSON, (lambda p: read_msd(p.parent),)),
+        Target("class names", names, TEXT, (lambda p: read_class_table(p.with_name("labels.csv")),)),
+        Target("bids classes", bids / "dseg.tsv", TEXT, bids_reader),
+        Target("bids participants", bids / "participants.tsv", TEXT, bids_reader),
+        Target("list of images", listed, TEXT, (among,)),
+    ]
+
+
+def _own_files(folder: Path) -> list[Target]:
+    """What runs leave for later ones and for people."""
+    exported = _inside(folder, "export", "model.onnx")
+    exported.write_bytes(b"graph")
+    about = {"file": exported.name, "sha256": hashlib.sha256(b"graph").hexdigest()}
+    manifest = _inside(folder, "export", "manifest.json")
+    manifest.write_text(json.dumps({"name": "net", "artefacts": [about]}))
+    metrics = _inside(folder, "evaluation", "metrics.json")
+    metrics.write_text(json.dumps({case: {"front": {"dice": 0.5, "hd95": None}} for case in "abc"}))
+    trained = _inside(folder, "run", "fold.json")
+    trained.write_text(json.dumps({"train": ["a"], "val": ["b"], "data": "0"}))
+    fold = Fold(("a",), ("b",))
+    picture = _inside(folder, "indexed", "a.png")
+    Image.new("L", (8, 9)).save(picture)
+    case = ImageCase("a", picture, ())
+    index = _inside(folder, "indexed", "index.json")
+    inspect_images([case], index, with_statistics=["a"])
+    stored = _inside(folder, "store", "case", "case.json")
+    geometry = Geometry.from_affine(np.diag([1.0, 2.0, 3.0, 1.0]), (4, 3, 2))
+    placement = Placement((2, 3, 4), ((0, 2), (0, 3), (0, 4)), (2, 3, 4))
+    description = {"geometry": geometry.to_dict(), "placement": placement.to_dict(), "preprocessing_hash": ""}
+    image = np.zeros((1, 2, 3, 4), np.float32)
+    write_case(folder / "store", "case", image, None, {1: np.zeros((2, 3), np.int32)}, description)
+    store: Reader = lambda p: CaseStore(p.parents[1]).load("case")  # noqa: E731
+    return [
+        Target("export manifest", manifest, JSON, (lambda p: read_manifest(p.parent),)),
+        Target("metrics", metrics, JSON, (lambda p: compare(p, p),)),
+        Target(
+            "fold of a training", trained, JSON, (lambda p: check_held_out(fold, str(p.with_name("model.pt")), "0"),)
+        ),
+        Target("image index", index, JSON, (lambda p: inspect_images([case], p, with_statistics=["a"]),)),
+        Target("stored case", stored, JSON, (store,)),
+        Target("stored voxels", stored.with_name("image.npy"), BINARY, (lambda p: store(p),)),
     ]
 
 
@@ -194,6 +304,8 @@ def _weights(folder: Path) -> list[Target]:
     torch.save(state, model)
     legacy = _inside(folder, "weights", "old.pth")
     torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    last = _inside(folder, "weights", "last.pt")
+    save_tensors(last, {"network": state, "iteration": 3})
     header = json.dumps({"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
     safe = _inside(folder, "weights", "a.safetensors")
     safe.write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
@@ -202,8 +314,8 @@ def _weights(folder: Path) -> list[Target]:
     readers: tuple[Reader, ...] = (read_weights, lambda p: load_tensors(p, "train again"))
     return [
         Target("weights model.pt", model, BINARY, readers),
-        # not by `load_tensors`, which lets a want of memory through: the old form can claim strings of 4 GB
-        Target("weights old.pth", legacy, BINARY, (read_weights,)),
+        Target("weights old.pth", legacy, BINARY, readers),
+        Target("weights last.pt", last, BINARY, (lambda p: load_newest([p], "train again"), *readers)),
         Target("weights safetensors", safe, BINARY, (read_weights,)),
         Target("weights pickle", arrays, BINARY, (read_numpy_pickle, read_detector_file)),
     ]

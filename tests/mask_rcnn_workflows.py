@@ -27,7 +27,7 @@ def detection_workflow(*files: str, run_id: str = "run", **overrides: Any) -> Co
         run_id=run_id,
         logging_file=False,
         bundle_root=root,
-        **({} if files == ("inference.json",) else {"affinity": "disabled"}),
+        **({} if files[:1] == ("inference.json",) else {"affinity": "disabled"}),
         **overrides,
     )
     workflow.initialize()

@@ -9,11 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from forked_child import KILLED, die_before, in_child, make_read_only, mount_small_disk
-from monai_ext.atomic_files import make_folder, remove_partials, replacing, save_tensors, write_text
+from monai_ext.atomic_files import (
+    append_text,
+    make_folder,
+    remove_partials,
+    replacing,
+    save_tensors,
+    write_cache,
+    write_text,
+)
 from monai_ext.errors import InputError
 
 
@@ -214,3 +224,54 @@ def remove_folder_in_the_middle(path: Path) -> None:
 def test_what_the_writer_itself_raises_stays_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "copy.txt") as partial:
         partial.write_bytes((tmp_path / "absent.txt").read_bytes())
+
+
+def test_appended_text_is_there_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "log.jsonl"
+
+    def body() -> None:
+        path.parent.mkdir()
+        mount_small_disk(path.parent, "8k")  # two pages
+        append_text(path, "a" * 3000 + "\n")
+        with pytest.raises(InputError, match=r"log.jsonl: cannot be written \(No space left on device"):
+            append_text(path, "b" * 9000 + "\n")
+        assert path.read_text() == "a" * 3000 + "\n"  # not the part that there was room for
+        append_text(path, "c\n")
+        assert path.read_text().endswith("a\nc\n")
+
+    assert in_child(body, tmp_path / "report") == 0
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_cache(tmp_path / "check.json", "{}")
+    assert (tmp_path / "check.json").read_text() == "{}"
+
+    def body() -> None:
+        mount_small_disk(tmp_path, "64k")
+        make_read_only(tmp_path)
+        write_cache(tmp_path / "check.json", "{1}")
+        assert "check.json: cannot be written (Read-only file system" in caplog.text
+        assert "a later run does this work again" in caplog.text
+
+    report = tmp_path.with_name(f"{tmp_path.name}-report")
+    assert in_child(body, report) == 0
+
+
+def test_libraries_that_hide_the_number_of_an_error_are_understood(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+
+    def body() -> None:
+        mount_small_disk(tmp_path, "64k")
+        for name, save in (
+            ("a.npy", lambda partial: np.save(partial, array)),
+            ("a.png", lambda partial: Image.fromarray(array).save(partial)),
+            ("a.bin", lambda partial: array.tofile(partial)),
+        ):
+            with (
+                pytest.raises(InputError, match=rf"{name}: cannot be written .*Cure"),
+                replacing(tmp_path / name) as partial,
+            ):
+                save(partial)
+        assert not list(tmp_path.iterdir())
+
+    assert in_child(body, tmp_path.with_name(f"{tmp_path.name}-report")) == 0

@@ -22,7 +22,8 @@ from monai_ext.file_lock import FileLock, Holder, LockedError
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills processes and needs flock")
 ROOT = Path(file_lock.__file__).parents[1]
 HOLDING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background processes ignore it
 from monai_ext.file_lock import FileLock
 lock = FileLock(sys.argv[1], "the folder")
 lock.acquire()
@@ -129,7 +130,14 @@ def test_waiting_can_be_ended(tmp_path: Path) -> None:
 
 def test_forked_children_do_not_keep_the_lock_of_a_killed_process(tmp_path: Path) -> None:
     """Workers of a loader live for seconds after a kill of their parent, which is then started again."""
-    then = "import os\nif (child := os.fork()) == 0: time.sleep(60)\nprint(child, flush=True)"
+    then = """
+import os
+out, into = os.pipe()
+if os.fork() == 0:
+    os.write(into, str(os.getpid()).encode())
+    time.sleep(60)
+print(os.read(out, 20).decode(), flush=True)
+"""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDING.format(then=then), str(tmp_path / "lock")],
         stdout=subprocess.PIPE,
@@ -288,3 +296,18 @@ def test_a_file_of_another_person_locks_too(tmp_path: Path, monkeypatch: pytest.
     assert not first.held
     with FileLock(path, "the folder"):
         pass
+
+
+def test_a_lock_file_can_go_with_its_lock(tmp_path: Path) -> None:
+    lock, waiting = FileLock(tmp_path / "lock", "a"), FileLock(tmp_path / "lock", "a")
+    lock.acquire()
+    opened = os.open(tmp_path / "lock", os.O_RDWR)  # as one does who waits
+    lock.release(remove=True)
+    assert not (tmp_path / "lock").exists()
+    waiting.acquire()
+    assert not os.path.samestat(os.fstat(opened), os.stat(tmp_path / "lock"))
+    os.close(opened)
+    waiting.release()
+    assert (tmp_path / "lock").exists()
+    waiting.release(remove=True)  # not held: another process may hold it
+    assert (tmp_path / "lock").exists()

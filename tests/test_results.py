@@ -88,13 +88,23 @@ def test_unfinished_run_is_refused(run: Path) -> None:
         result_row(run, "")
 
 
-@pytest.mark.parametrize("document", ["README.md", "bundles/nnunet/docs/README.md", "monai_ext/ops/README.md"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        "README.md",
+        "bundles/nnunet/docs/README.md",
+        "monai_ext/ops/README.md",
+        "monai_ext/benchmark/README.md",
+        "tests/README.md",
+    ],
+)
 def test_tables_of_the_project_are_those_of_the_result_files(document: str, tmp_path: Path) -> None:
     source = REPOSITORY / document
     copy = tmp_path / document
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_text(source.read_text())
-    for path in [*REPOSITORY.glob("bundles/*/docs/*.csv"), *REPOSITORY.glob("monai_ext/benchmark/measured/*.csv")]:
+    patterns = ("bundles/*/docs/*.csv", "monai_ext/benchmark/measured/*.csv", "tests/*.csv")
+    for path in [path for pattern in patterns for path in REPOSITORY.glob(pattern)]:
         target = tmp_path / path.relative_to(REPOSITORY)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(path.read_text())

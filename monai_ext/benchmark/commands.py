@@ -185,6 +185,68 @@ class BenchmarkCommands:
         if results:
             print(f"rows appended to {Path(results).resolve()}")
 
+    def scaling(
+        self,
+        bundle: str = "nnunet",
+        ranks: int = 2,
+        rounds: int = 5,
+        steps: int = 2,
+        patch_size: tuple[int, ...] = (),
+        batch_size: int = 0,
+        base_features: int = 0,
+        amp: bool = False,
+        settings: tuple[str, ...] | str = "chosen",
+        device: str = "cpu",
+        results: str = "",
+    ) -> None:
+        """Time training steps on one and on several ranks that do as much each (weak scaling), and count messages.
+
+        Args:
+            bundle: nnunet or unet_em.
+            ranks: processes, on the CPU of one thread each; 1 only counts. Under torchrun its processes are the ranks.
+            rounds: blocks of steps per side, in turns.
+            steps: in a block.
+            patch_size, batch_size, base_features: of one rank; empty or 0 takes those of the bundle on the device.
+            amp: bfloat16.
+            settings: of DDP, such as chosen,dynamic_graph,copied_gradients,bucket_5_mb,bucket_100_mb.
+            device: cpu or cuda.
+            results: CSV file to append the rows to.
+
+        Raises:
+            InputError: an option is impossible, or the file has other columns.
+        """
+        import os
+
+        from monai_ext.benchmark.scaled_step import StepSize
+        from monai_ext.benchmark.weak_scaling import run_as_rank, run_weak_scaling
+
+        patch_size = (patch_size,) if isinstance(patch_size, int) else tuple(patch_size)
+        size = StepSize(bundle, patch_size, batch_size, base_features, amp)
+        if "LOCAL_RANK" in os.environ:
+            run_as_rank(size, rounds, steps, _names(settings), results, device)
+        else:
+            run_weak_scaling(size, ranks, rounds, steps, _names(settings), results, device)
+
+    def scaling_model(
+        self, counts: str, bundle: str = "nnunet", step_ms: float = 0, most: int = 1024, **assumed: Any
+    ) -> None:
+        """Print how efficient training on up to 1024 GPUs should be, from counted messages and an assumed network.
+
+        Args:
+            counts: CSV file that `benchmark scaling` wrote.
+            bundle: whose last counts to take.
+            step_ms: of a training step on one GPU; 0 takes the step that was counted.
+            most: GPUs.
+            assumed: --link_gbits 400, --links 8, --gpus 8, --link_share 0.8, --inside_gbits 2400, --latency_us 5,
+                --inside_latency_us 1.5, --launch_us 20, --overlap_cost 0.1, --jitter 0.005; see `Interconnect`.
+
+        Raises:
+            InputError: an option is impossible, or the file has no counts of that bundle.
+        """
+        from monai_ext.benchmark.scaling_model import print_model
+
+        print_model(Path(counts), str(bundle), step_ms, most, assumed)
+
     def plot(self, results: str, picture: str) -> None:
         """Draw the throughput of every row of a result file (CSV) into a PNG file."""
         from monai_ext.benchmark.plot import draw_benchmarks

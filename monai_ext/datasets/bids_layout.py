@@ -163,7 +163,7 @@ def _class_names(folder: Path, problems: Problems) -> dict[int, str]:
     for path in sorted({*folder.glob("*dseg.tsv"), *folder.glob("derivatives/**/*dseg.tsv")}):
         for row in _rows(path):
             index, name = (row.get("index") or "").strip(), (row.get("name") or "").strip()
-            if not index.isdecimal() or not name:
+            if not index.isdecimal() or len(index) > 9 or not name:
                 problems.add(path.relative_to(folder), "needs columns index (integers) and name", "correct the table")
                 break
             if names.setdefault(int(index), name) != name:

@@ -20,6 +20,9 @@ GIB = 2**30
 DEFLATE_RATIO = 1032  # no stream of deflate becomes more bytes than this for each of its own
 GZIP_WINDOW = 31  # zlib's number for gzip with its checksum
 DRAINED_AT_ONCE = 2**20
+# bytes that one stored byte of TIFF becomes at most, by number of the compression: raw (colours may be subsampled), LZW
+# (codes of 12 bits stand for up to 4095 bytes), deflate by its two numbers, runs; others have no bound worth checking
+TIFF_RATIOS = {1: 4, 5: 4096, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 128}
 PILLOW_BYTES = {"I": 4, "F": 4}  # per channel; modes I;16 have 2, all others 1
 
 
@@ -92,6 +95,25 @@ def check_picture(path: str | Path, picture: Any, pages: int = 1) -> None:
     channels = 4 if len(bands) > 1 or picture.mode in ("P", "1") else 1
     width, height = picture.size
     check_claim(path, (pages, height, width, channels), value_bytes)
+    if picture.format == "TIFF":
+        tags = picture.tag_v2
+        counts = tags.get(279) or tags.get(325) or ()
+        stored = sum(counts) if all(isinstance(count, int) for count in counts) else 0
+        if width * height / 8 > most_of_tiff(stored, tags.get(259, 1)):  # a pixel has a bit at least
+            raise InputError(
+                f"{path}: cannot be read, the file is incomplete (its tags claim {width} x {height} pixels, {stored} "
+                "bytes cannot hold them). Cure: copy or download it again"
+            )
+
+
+def most_of_tiff(stored: int, compression: int) -> float:
+    """Bytes of pixels that so many stored bytes of a TIFF page can become; infinite where nothing is known.
+
+    Args:
+        stored: sum of its strips or tiles.
+        compression: value of the tag 259.
+    """
+    return stored * TIFF_RATIOS.get(compression, math.inf) if stored > 0 else 0
 
 
 def gunzipped_start(content: bytes, wanted: int) -> bytes:

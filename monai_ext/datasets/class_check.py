@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.datasets.classification_dataset import ClassificationDataset, ImageCase, shortened
-from monai_ext.datasets.image_index import EIGHT_BIT, ImageFacts, inspect_images
+from monai_ext.datasets.image_facts import EIGHT_BIT, ImageFacts
+from monai_ext.datasets.image_index import inspect_images
 from monai_ext.errors import InputError, Problems
 
 SAMPLED = 256  # images that mean, deviation and range of values are taken from
@@ -126,6 +127,8 @@ def check_classification(
     Raises:
         InputError: one error with all problems: unreadable images, classes without image, pictures and volumes mixed.
     """
+    from monai_ext.engines import process_group  # here, since it loads torch
+
     facts, errors = inspect_images(dataset.cases, index_file, sample(dataset), num_workers, progress)
     problems, warnings = Problems(f"images of {dataset.name}"), list(dataset.notes)
     if errors and not skip_unreadable:
@@ -141,7 +144,7 @@ def check_classification(
         problems.add(f"{len(names)} images", f"are {few}D, others are not: {shortened(names)}", "one kind per dataset")
     if not facts:
         problems.add("images", "none can be read", "PNG, JPEG, TIFF, DICOM or NIfTI files")
-    problems.raise_if_any()
+    process_group.together(problems.raise_if_any)
     _check_sizes(facts, crop, warnings)
     duplicates = _duplicates(readable, facts, warnings)
     channels = _channels(facts, warnings)

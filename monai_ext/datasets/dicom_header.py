@@ -13,6 +13,9 @@ PREAMBLE, MARK = 128, b"DICM"
 META_BYTES = 2**16  # the part before the data set is a few hundred bytes
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax in which all after the first part is a deflated stream
 GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"  # element (0002,0000): bytes of that part
+TRANSFER_SYNTAX = b"\x02\x00\x10\x00UI"  # element (0002,0010)
+PLAIN = (b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.2")  # without compression
+MOST_OF_BYTE = 64  # bytes that a stored one may become: a bit a pixel, and GDCM's 64-bit numbers after rescaling
 RAW_STREAM = -15  # zlib's number for deflate without header and checksum
 DRAINED_AT_ONCE = 2**20
 
@@ -29,6 +32,12 @@ def check_dicom(path: Path) -> None:
         _check_deflated_stream(file)
         shape, value_bytes = _claim(file)
         claimed = check_claim(file, shape, value_bytes)
+        stored = file.stat().st_size
+        if claimed > MOST_OF_BYTE * stored and _is_plain(file):
+            raise InputError(
+                f"{file}: cannot be read, the file is incomplete (its header claims {claimed} bytes of pixels, it "
+                f"has {stored}). Cure: copy it again"
+            )
         total = [len(files), *shape[:2], max(total[3], claimed // max(shape[0] * shape[1], 1))]
     check_claim(path, total)  # a series takes as many bytes for each slice as its largest
 
@@ -49,6 +58,15 @@ def _claim(path: Path) -> tuple[tuple[int, ...], int]:
         raise InputError(
             f"{path}: cannot be read, its DICOM header is damaged ({reason}). Cure: copy it again"
         ) from None
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether the pixels are stored uncompressed."""
+    with path.open("rb") as file:
+        start = file.read(META_BYTES)
+    found = start.partition(TRANSFER_SYNTAX)[2]
+    length = int.from_bytes(found[:2], "little")
+    return found[2 : 2 + length].rstrip(b"\0 ") in PLAIN if found else True
 
 
 def _check_deflated_stream(path: Path) -> None:

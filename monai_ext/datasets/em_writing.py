@@ -29,6 +29,11 @@ def write_stack(path: str | Path, pages: np.ndarray) -> None:
             writer = itk.TIFFImageIO.New()
             writer.SetCompressionToDeflate()
             itk.imwrite(image, str(partial), compression=True, imageio=writer)
+            # a full disk that it meets at the end, ITK only prints: what cannot be read again was not written
+            read = itk.array_view_from_image(itk.imread(str(partial), imageio=itk.TIFFImageIO.New()))
+            whole = read.size == pages.size  # ITK gives a single page without the axis of pages
+            if not whole or not np.array_equal(read.reshape(pages.shape), pages, equal_nan=pages.dtype == np.float32):
+                raise OSError("what was written is not what is read again, most likely for want of space")
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{path}: cannot be written ({reason}). Cure: a writable folder with enough space") from error

@@ -8,7 +8,6 @@ in 8 bits.
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 from monai_ext.datasets.claimed_size import check_picture
+from monai_ext.datasets.decoding_errors import DECODING_ERRORS
 from monai_ext.errors import InputError
 from monai_ext.transforms.box_resize import resize_box
 
@@ -26,7 +26,6 @@ EXIF_ORIENTATION = 274
 BITS_PER_SAMPLE = 258  # TIFF tag
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 WIDE_MODES = ("I", "F")  # and with them I;16 and its byte orders
-DAMAGES = (OSError, ValueError, SyntaxError, EOFError, zlib.error, RuntimeError, MemoryError)
 
 
 class FilePicture:
@@ -47,13 +46,15 @@ class FilePicture:
             self.content = path.read_bytes()
             self._opened: Any = self._open()
             check_picture(path, self._opened)
-        except DAMAGES as error:
+            self.orientation = _orientation(self._opened)
+        except InputError:
+            raise
+        except DECODING_ERRORS as error:
             raise damaged(path, error) from error
         self.full_range: tuple[float, float] | None = EIGHT_BIT
         self.is_wide = _is_wide(self._opened, self.content)  # more than 8 bits, for `wide_values`
         self.has_16_bits = self._opened.mode.startswith("I;16") or _png_depth(self.content) == 16
         self.bands = len(self._opened.getbands())
-        self.orientation = _orientation(self._opened)
         width, height = self._opened.size
         self.size: tuple[int, ...] = (width, height) if self.orientation in SIDEWAYS else (height, width)
         if channels not in (1, 3, 4) and not self.is_wide:
@@ -77,7 +78,7 @@ class FilePicture:
                 picture = picture.crop((left, top, right, bottom))
             # a copy of a few hundred kilobytes: the array that Pillow exports may not be written to
             pixels = torch.from_numpy(np.array(_converted(picture, self.channels)))
-        except DAMAGES as error:
+        except DECODING_ERRORS as error:
             raise damaged(self.path, error) from error
         image = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         whole = (0, 0, bottom - top, right - left)
@@ -91,7 +92,7 @@ class FilePicture:
             if not picture.mode.startswith(WIDE_MODES):
                 return None
             return np.array(self._upright(picture), dtype=np.float32)
-        except DAMAGES as error:
+        except DECODING_ERRORS as error:
             raise damaged(self.path, error) from error
 
     def _open(self) -> Any:

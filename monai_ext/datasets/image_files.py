@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from monai_ext.atomic_files import replacing
 from monai_ext.datasets.claimed_size import check_claim, check_deflated, gunzipped, gunzipped_start
+from monai_ext.datasets.decoding_errors import DECODING_ERRORS
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, NIFTI_ENDINGS, image_ending
 from monai_ext.datasets.geometry import Geometry, check_same_geometry, geometry_difference
 from monai_ext.datasets.input_files import find_inputs
@@ -37,11 +38,7 @@ __all__ = [
 QUATERNION_FIELDS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
 HEADER_BYTES = 544  # of NIfTI-2, the longer, with the mark whether extensions follow
 MOST_BEFORE_VOXELS = 2**30  # bytes of header and extensions
-# what the libraries raise for headers that make no sense; KeyError, IndexError: unknown types, missing axes
-DAMAGES = (
-    ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError, RuntimeError, KeyError, IndexError,
-    ArithmeticError, MemoryError,
-)  # fmt: skip
+DAMAGES: tuple[type[Exception], ...] = (ImageFileError, WrapStructError, HeaderDataError, *DECODING_ERRORS)
 CODE_FIELDS = ("qform_code", "sform_code", "xyzt_units")
 
 

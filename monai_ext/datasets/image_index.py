@@ -1,80 +1,23 @@
-"""What is in each image file: size, kind, digest of the pixels, statistics; kept in a file between runs."""
+"""What is in many image files, decoded by several processes; kept in a file between runs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import warnings
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from monai_ext.atomic_files import write_text
-from monai_ext.datasets.claimed_size import check_picture
+from monai_ext.atomic_files import write_cache
 from monai_ext.datasets.classification_dataset import ImageCase
-from monai_ext.datasets.file_names import NIFTI_ENDINGS, image_ending, is_dicom
+from monai_ext.datasets.image_facts import ImageFacts, inspect_image
 from monai_ext.errors import InputError
 from monai_ext.worker_pool import worker_pool
 
+__all__ = ["ImageFacts", "inspect_image", "inspect_images"]
 INDEX_VERSION = 1
-PERCENTILES = (0.5, 99.5)
 FEW_IMAGES = 256  # fewer are decoded faster than processes start
-ITK_ONLY = (".nrrd", ".nhdr", ".mha", ".mhd")
-EIGHT_BIT, SIXTEEN_BIT = (0.0, 255.0), (0.0, 65535.0)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow define grey
-# modes of Pillow, and what they are called in a report
-KINDS = {
-    "1": "black and white",
-    "L": "grey 8-bit",
-    "LA": "grey 8-bit with alpha",
-    "P": "palette",
-    "PA": "palette with alpha",
-    "RGB": "RGB 8-bit",
-    "RGBA": "RGBA 8-bit",
-    "I": "grey 32-bit",
-    "F": "grey float",
-}
-GREY_MODES = ("1", "L", "LA", "La", "I", "F")
-PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F", "CMYK")
-
-
-@dataclass(frozen=True)
-class ImageFacts:
-    """One image.
-
-    Attributes:
-        size: pixels (y, x) or voxels (z, y, x), as the image is shown (EXIF orientation heeded).
-        kind: for a report, such as `RGB 8-bit`.
-        channels: 1 for grey, 3 for colour; those of the file for volumes.
-        full_range: values of black and white, (0, 255) or (0, 65535); None where the kind of pixel does not tell.
-        digest: of the decoded pixels.
-        moments: mean and mean square of each channel in the file's values, for colour also of grey (last); only where
-            they were asked for.
-        value_range: percentiles 0.5 and 99.5, with the moments.
-        equal_channels: a colour picture whose channels are all equal, with the moments.
-    """
-
-    size: tuple[int, ...]
-    kind: str
-    channels: int
-    full_range: tuple[float, float] | None
-    digest: str
-    moments: tuple[tuple[float, ...], ...] = ()
-    value_range: tuple[float, float] = EIGHT_BIT
-    equal_channels: bool = False
-
-    def as_channels(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and mean square after conversion to grey (1) or RGB (3)."""
-        mean, square = self.moments
-        if channels == self.channels:
-            return mean[:channels], square[:channels]
-        return (mean[-1:] * channels, square[-1:] * channels)
 
 
 def inspect_images(
@@ -98,7 +41,13 @@ def inspect_images(
 
     Raises:
         InputError: a worker process was ended from outside.
+
+    The processes that torchrun started deal the images out; all must call it.
     """
+    from monai_ext.engines import process_group  # here, since it loads torch, which workers need not
+    from monai_ext.engines.dealt_work import dealt
+    from monai_ext.engines.folder_ranks import ranks_of_folder
+
     known = _read_index(index_file)
     entries: dict[str, tuple[int, int, ImageFacts]] = {}
     errors: dict[str, str] = {}
@@ -117,144 +66,33 @@ def inspect_images(
             entries[case.name] = (size, time, facts)
         else:
             jobs.append((case.name, case.path, wanted))
-    try:
-        for name, found in _inspected(jobs, num_workers, progress):
-            if isinstance(found, str):
-                errors[name] = found
-            else:
-                entries[name] = (*states[name], found)
-    finally:  # what is known when a person interrupts a long check need not be decoded again
+
+    def note(name: str, found: ImageFacts | str) -> None:
+        if isinstance(found, str):
+            errors[name] = found
+        elif name in states:
+            entries[name] = (*states[name], found)
+
+    def write() -> None:
         if index_file is not None and jobs:
             _write_index(index_file, entries)
-    return {case.name: entries[case.name][2] for case in cases if case.name in entries}, errors
 
-
-def inspect_image(path: Path, with_statistics: bool = False) -> ImageFacts:
-    """Decode one image completely.
-
-    Raises:
-        InputError: it cannot be read, or only in part; the message does not name it.
-    """
-    try:
-        if path.stat().st_size == 0:
-            raise InputError("is empty (0 bytes)")
-        ending = image_ending(path)
-        if ending in NIFTI_ENDINGS or ending in ITK_ONLY or is_dicom(path):
-            facts, found = _inspect_volume(path)
-        else:
-            facts, found = _inspect_picture(path)
-        if not with_statistics:
-            return facts
-        return _with_statistics(facts, _pixels(path, facts) if found is None else found)
-    except InputError as error:
-        raise InputError(str(error).removeprefix(f"{path}: ").partition(". Cure:")[0]) from None
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, MemoryError, zlib.error) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise InputError(f"cannot be read, the file is damaged or incomplete ({reason})") from None
-
-
-def _inspect_picture(path: Path) -> tuple[ImageFacts, np.ndarray | None]:
-    """Facts, and the pixels where they had to be brought to memory."""
-    from PIL import ImageOps, UnidentifiedImageError
-
-    try:
-        with _opened(path) as picture:
-            check_picture(path, picture)
-            wide_png = picture.format == "PNG" and _png_depth(path) == 16
-            ImageOps.exif_transpose(picture, in_place=True)  # decodes as well
-            mode = picture.mode
-            if mode not in PLAIN_MODES and not mode.startswith("I;16"):
-                picture.convert("RGB")  # rare ones may have no way to colours: better known now than in the training
-            seen = picture.convert("RGBA") if mode in ("P", "PA") else picture
-            digest = hashlib.blake2b(f"{seen.mode} {picture.size}".encode(), digest_size=16)
-            digest.update(seen.tobytes())
-            size = (picture.size[1], picture.size[0])
-    except UnidentifiedImageError:
-        raise InputError("is no picture, or its header is damaged") from None
-    if wide_png and mode in ("RGB", "RGBA"):
-        pixels, _ = _in_memory(path)  # 16-bit colours, of which Pillow keeps 8 bits
-        digest = hashlib.blake2b(f"{pixels.shape}".encode() + pixels.tobytes(), digest_size=16)
-        return ImageFacts(size, "RGB 16-bit", 3, SIXTEEN_BIT, digest.hexdigest()), pixels
-    grey = mode in GREY_MODES or mode.startswith("I;")
-    sixteen = mode.startswith("I;16") or (mode == "I" and wide_png)
-    full_range = SIXTEEN_BIT if sixteen else None if mode in ("I", "F") else EIGHT_BIT
-    kind = "grey 16-bit" if sixteen else KINDS.get(mode, mode)
-    return ImageFacts(size, kind, 1 if grey else 3, full_range, digest.hexdigest()), None
-
-
-def _inspect_volume(path: Path) -> tuple[ImageFacts, np.ndarray | None]:
-    """A file that Pillow does not read: of one slice it is a picture, else a volume."""
-    from monai_ext.datasets.image_files import read_image
-
-    nifti, dicom = image_ending(path) in NIFTI_ENDINGS, is_dicom(path)
-    full_range: tuple[float, float] | None = None
-    if dicom:
-        pixels, full_range = _in_memory(path)
-        kind, pixels = "DICOM", pixels[:1] if (pixels == pixels[:1]).all() else pixels
+    if process_group.running():
+        # each decodes a share of what any of them does not know: machines may have stores of their own
+        unknown = set[str]().union(*process_group.gather({name for name, _, _ in jobs}))
+        every = [(case.name, case.path, case.name in with_statistics) for case in cases if case.name in unknown]
+        shown = progress and process_group.is_first()
+        for name, found in dealt(every, lambda share: _inspected(list(share), num_workers, shown)):
+            note(name, found)
+        if index_file is not None:
+            ranks_of_folder(index_file.parent).first_alone(write)
     else:
-        pixels, _ = read_image([path])
-        kind = "NIfTI" if nifti else image_ending(path)[1:].upper()
-        slices = [axis for axis in (1, 2, 3) if pixels.shape[axis] == 1]
-        pixels = pixels.squeeze(slices[0]) if slices else pixels
-    finite = np.isfinite(pixels)
-    if not finite.all():
-        raise InputError(f"holds {finite.size - int(finite.sum())} values that are NaN or infinite")
-    size = tuple(int(n) for n in pixels.shape[1:])
-    digest = hashlib.blake2b(f"{kind} {pixels.shape}".encode(), digest_size=16)
-    digest.update(pixels.tobytes())
-    kind += " volume" if len(size) == 3 else " picture"
-    return ImageFacts(size, kind, int(pixels.shape[0]), full_range, digest.hexdigest()), pixels
-
-
-def _in_memory(path: Path) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """`[3, H, W]` float32 and full range of a picture that is not decoded by Pillow."""
-    from monai_ext.datasets.picture import TensorPicture, open_picture
-
-    picture = open_picture(path, 3, 2)
-    assert isinstance(picture, TensorPicture)
-    return picture.image.numpy(), picture.full_range
-
-
-def _pixels(path: Path, facts: ImageFacts) -> np.ndarray:
-    """`[C, H, W]` as the training will see it."""
-    from monai_ext.datasets.picture import open_picture
-
-    return open_picture(path, facts.channels, 2).crop_resized((0, 0, *facts.size), facts.size).numpy()
-
-
-def _with_statistics(facts: ImageFacts, pixels: np.ndarray) -> ImageFacts:
-    """Facts with the moments of pixels `[C, ...]`."""
-    flat = pixels.reshape(pixels.shape[0], -1).astype(np.float32)
-    equal = facts.channels == 3 and bool((flat[0] == flat[1]).all() and (flat[1] == flat[2]).all())
-    if facts.channels == 3:
-        flat = np.concatenate([flat, np.asarray(LUMA, dtype=np.float32)[None] @ flat])
-    mean = flat.mean(axis=1, dtype=np.float64)
-    square = np.square(flat).mean(axis=1, dtype=np.float64)
-    low, high = EIGHT_BIT if facts.full_range == EIGHT_BIT else (float(v) for v in np.percentile(flat, PERCENTILES))
-    moments = (tuple(mean.tolist()), tuple(square.tolist()))
-    return replace(facts, moments=moments, value_range=(low, high), equal_channels=equal)
-
-
-def _png_depth(path: Path) -> int:
-    """Bits per channel, byte 24 of every PNG file."""
-    with path.open("rb") as file:
-        return file.read(25)[-1]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a picture of any size and refuse truncated ones, whatever another library has set."""
-    from PIL import Image, ImageFile
-
-    limit, truncated = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                yield picture
-    finally:
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = limit, truncated
+        try:
+            for name, found in _inspected(jobs, num_workers, progress):
+                note(name, found)
+        finally:  # what is known when a person interrupts a long check need not be decoded again
+            write()
+    return {case.name: entries[case.name][2] for case in cases if case.name in entries}, errors
 
 
 def _inspected(
@@ -297,7 +135,7 @@ def _read_index(path: Path | None) -> dict[str, tuple[int, int, ImageFacts]]:
         if content["version"] != INDEX_VERSION:
             return {}
         return {name: (size, time, _as_facts(fields)) for name, (size, time, fields) in content["images"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -320,4 +158,4 @@ def _write_index(path: Path, entries: dict[str, tuple[int, int, ImageFacts]]) ->
         f"{json.dumps(name)}: {json.dumps([size, time, asdict(facts)])}"
         for name, (size, time, facts) in entries.items()
     ]
-    write_text(path, f'{{"version": {INDEX_VERSION}, "images": {{\n' + ",\n".join(lines) + "\n}}\n")
+    write_cache(path, f'{{"version": {INDEX_VERSION}, "images": {{\n' + ",\n".join(lines) + "\n}}\n")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.datasets.classification_dataset import SPLIT_NAMES, shortened
+from monai_ext.datasets.decoding_errors import DECODING_ERRORS
 from monai_ext.datasets.file_names import is_hidden
 from monai_ext.datasets.instance_dataset import InstanceCase, InstanceDataset
 from monai_ext.datasets.itk_files import PICTURE_ENDINGS, read_with_itk
@@ -124,7 +125,7 @@ def read_instance_map(path: str | Path, size: tuple[int, int] | None = None) -> 
         stored, _ = read_with_itk(path, as_label=True)
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError) as error:
+    except DECODING_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise InputError(
             f"{path}: cannot be read, the file is damaged or incomplete ({reason}). Cure: copy or export it again"

@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from monai_ext.datasets.confined_path import CURE, path_fault, shown
 from monai_ext.datasets.file_names import IMAGE_ENDINGS, image_ending, is_hidden, name_without_ending, split_channel
+from monai_ext.datasets.msd_description import Description, ListedCase, nearest_name, read_description
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
-from monai_ext.errors import InputError, Problems
+from monai_ext.errors import Problems
 
 IGNORE = "ignore"
 ONE_SLICE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")  # formats without room for a second slice
-
-
-class _ListedCase(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    image: StrictStr | list[StrictStr]
-    label: StrictStr | None = None
-
-
-class _Description(BaseModel):
-    """Fields of `dataset.json` that are used; others are free."""
-
-    model_config = ConfigDict(extra="ignore")
-    name: StrictStr | None = None
-    tensorImageSize: StrictStr | None = None  # noqa: N815 (the format's own name)
-    modality: dict[str, StrictStr] | list[StrictStr] | None = None
-    channel_names: dict[str, StrictStr] | list[StrictStr] | None = None
-    labels: dict[str, StrictInt | StrictFloat | StrictStr | list[StrictInt]] = Field(min_length=2)
-    numTraining: StrictInt | None = None  # noqa: N815
-    training: list[_ListedCase] | None = None
-    test: list[StrictStr | _ListedCase] = []
-    file_ending: StrictStr | None = None
 
 
 def read_msd(folder: Path) -> SegmentationDataset:
@@ -55,7 +30,7 @@ def read_msd(folder: Path) -> SegmentationDataset:
         InputError: one error with all problems found.
     """
     folder = Path(folder)
-    description = _read_description(folder)
+    description = read_description(folder)
     problems = Problems(f"dataset {folder}")
     channels = _channels(description, problems)
     labels, ignore_label = _labels(description, problems)
@@ -93,58 +68,7 @@ def read_msd(folder: Path) -> SegmentationDataset:
     )
 
 
-def _read_description(folder: Path) -> _Description:
-    if not folder.is_dir():
-        near = _nearest(folder.name, [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else [])
-        raise InputError(f"{folder}: dataset folder does not exist{near}. Cure: correct the path (key dataset_dir)")
-    path = folder / "dataset.json"
-    if not path.is_file():
-        inside = [p.parent.name for p in sorted(folder.glob("*/dataset.json"))]
-        hint = f"; did you mean {folder / inside[0]}?" if inside else ""
-        raise InputError(
-            f"{folder}: has no dataset.json{hint}. Cure: write one in the format of the Medical Segmentation "
-            "Decathlon, with modality, labels and training"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not JSON, line {error.lineno}, column {error.colno}: {error.msg}. Cure: correct that place"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}). Cure: save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of nested brackets
-        raise InputError(f"{path}: not JSON that can be read ({error}). Cure: write it as the Decathlon does") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: must be an object {{...}}, found {type(content).__name__}. Cure: see the Decathlon")
-    try:
-        return _Description.model_validate(content)
-    except ValidationError as error:
-        problems = Problems(str(path))
-        for where, what in _validation_lines(error):
-            problems.add(where, what, "correct it as in the Decathlon's dataset.json")
-        problems.raise_if_any()
-        raise
-
-
-def _validation_lines(error: ValidationError) -> list[tuple[str, str]]:
-    """One line per field: the alternatives of a union that did not fit are joined."""
-    by_field: dict[str, tuple[list[str], Any]] = {}
-    for detail in error.errors():
-        # names of the alternatives of a union ("str", "list[str]", "_ListedCase") are no part of the person's file
-        place = [str(p) for p in detail["loc"] if not str(p).startswith(("str", "int", "float", "list[", "dict[", "_"))]
-        key = ".".join(place[:3])
-        messages, _ = by_field.setdefault(key, ([], detail.get("input")))
-        messages.append(detail["msg"])
-    lines = []
-    for key, (messages, value) in by_field.items():
-        missing = messages == ["Field required"]
-        found = "" if missing else f", found {_short(value)}"
-        lines.append((key, ("is missing" if missing else " or ".join(dict.fromkeys(messages))) + found))
-    return lines
-
-
-def _channels(description: _Description, problems: Problems) -> tuple[str, ...]:
+def _channels(description: Description, problems: Problems) -> tuple[str, ...]:
     field = "channel_names" if description.channel_names is not None else "modality"
     value = description.channel_names if description.channel_names is not None else description.modality
     if not value:
@@ -162,7 +86,7 @@ def _channels(description: _Description, problems: Problems) -> tuple[str, ...]:
     return tuple(value[str(i)] for i in range(len(value)))
 
 
-def _labels(description: _Description, problems: Problems) -> tuple[dict[str, int], int | None]:
+def _labels(description: Description, problems: Problems) -> tuple[dict[str, int], int | None]:
     where, labels = "dataset.json: labels", dict[str, int]()
     regions = [name for name, value in description.labels.items() if isinstance(value, list)]
     if regions:
@@ -196,7 +120,7 @@ def _labels(description: _Description, problems: Problems) -> tuple[dict[str, in
     return dict(sorted(labels.items(), key=lambda item: item[1])), ignore
 
 
-def _spatial_dims(description: _Description, training: list[Case], problems: Problems) -> int:
+def _spatial_dims(description: Description, training: list[Case], problems: Problems) -> int:
     if description.tensorImageSize is None and training:
         return 2 if all(path.suffix.lower() in ONE_SLICE_ENDINGS for case in training for path in case.images) else 3
     size = (description.tensorImageSize or "3D").strip().upper()
@@ -206,10 +130,10 @@ def _spatial_dims(description: _Description, training: list[Case], problems: Pro
 
 
 def _listed(
-    folder: Path, entry: _ListedCase | str, labelled: bool, channels: tuple[str, ...], problems: Problems
+    folder: Path, entry: ListedCase | str, labelled: bool, channels: tuple[str, ...], problems: Problems
 ) -> Case | None:
     if isinstance(entry, str):
-        entry = _ListedCase(image=entry)
+        entry = ListedCase(image=entry)
     listed = [entry.image] if isinstance(entry.image, str) else entry.image
     if not listed:
         problems.add("dataset.json", "a case has an empty list of images", "name its files or remove it")
@@ -228,7 +152,7 @@ def _listed(
     return Case(name, tuple(images), label)
 
 
-def _lists_without_channel_numbers(folder: Path, training: list[_ListedCase]) -> bool:
+def _lists_without_channel_numbers(folder: Path, training: list[ListedCase]) -> bool:
     """nnU-Net v1: `imagesTr/CASE.nii.gz` is listed where `imagesTr/CASE_0000.nii.gz` lies."""
     if not training or not isinstance(training[0].image, str) or path_fault(folder, training[0].image):
         return False
@@ -251,7 +175,7 @@ def _checked_file(folder: Path, text: str, problems: Problems, listed: bool = Tr
         problems.add(shown(text), fault, f"{CURE}; list it relative to the folder")
     elif not path.exists():
         siblings = [p.name for p in path.parent.iterdir() if not is_hidden(p)] if path.parent.is_dir() else []
-        near = _nearest(path.name, siblings) if siblings else f": folder {path.parent.name} is missing or empty"
+        near = nearest_name(path.name, siblings) if siblings else f": folder {path.parent.name} is missing or empty"
         problems.add(text, f"is listed but does not exist{near}", "restore the file or remove the entry")
     elif path.is_file() and not image_ending(path):
         problems.add(text, "has an unknown image format", f"convert to one of {', '.join(IMAGE_ENDINGS)}")
@@ -313,13 +237,3 @@ def _check_unique(cases: list[Case], problems: Problems) -> None:
 
 def _is_integer(text: str) -> bool:
     return len(text) < 19 and text.strip().removeprefix("-").isdecimal()
-
-
-def _nearest(name: str, candidates: list[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=1)
-    return f" (nearest name: {near[0]})" if near else ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

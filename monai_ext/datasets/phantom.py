@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_ext.atomic_files import explained
 from monai_ext.errors import InputError
+from monai_ext.file_lock import FileLock
 
 PHANTOM_VERSION = 1
 NUM_TEST_CASES = 2
+LOCK_PATIENCE = 600.0  # seconds; drawing takes a few
 LABELS = {"background": 0, "ellipsoid": 1, "tube": 2}
 
 
@@ -50,6 +53,21 @@ def make_phantom(folder: Path, num_cases: int = 20, seed: int = 0) -> Path:
             "Cure: name another folder, or remove this one"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock", f"{folder}, which is being drawn,")
+    lock.acquire(LOCK_PATIENCE)
+    try:
+        for left in folder.parent.glob(f".{folder.name}-????????"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        if not _is_complete(folder, description):
+            with explained(folder):
+                _draw_all(folder, description, num_cases, seed)
+    finally:
+        lock.path.unlink(missing_ok=True)
+        lock.release()
+    return folder
+
+
+def _draw_all(folder: Path, description: dict[str, object], num_cases: int, seed: int) -> None:
     temporary = folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
     try:
         for part in ("imagesTr", "labelsTr", "imagesTs"):
@@ -71,7 +89,6 @@ def make_phantom(folder: Path, num_cases: int = 20, seed: int = 0) -> Path:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def draw_case(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,8 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from monai_ext.datasets.decoding_errors import DECODING_ERRORS
 from monai_ext.datasets.file_names import NIFTI_ENDINGS, image_ending, is_dicom
-from monai_ext.datasets.file_picture import DAMAGES, EIGHT_BIT, FilePicture, damaged
+from monai_ext.datasets.file_picture import EIGHT_BIT, FilePicture, damaged
 from monai_ext.errors import InputError
 from monai_ext.transforms.box_resize import resize_box
 
@@ -63,11 +64,22 @@ def open_picture(path: str | Path, channels: int, spatial_dims: int = 2) -> Pict
         spatial_dims: 2 or 3.
 
     Raises:
-        InputError: the file is missing, damaged, or cannot be brought to these channels or dimensions.
+        InputError: the file is missing, damaged, cannot be brought to these channels or dimensions, or does not fit
+            into memory.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: file does not exist. Cure: check the name, or restore the file")
+    try:
+        return _opened(path, channels, spatial_dims)
+    except (MemoryError, RuntimeError) as error:  # the second is what torch raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: its pixels cannot be held in memory ({reason:.160}). Cure: more memory, or a smaller picture"
+        ) from error
+
+
+def _opened(path: Path, channels: int, spatial_dims: int) -> Picture:
     if spatial_dims == 3:
         return TensorPicture(_with_channels(_volume(path), channels, path))
     if spatial_dims != 2:
@@ -151,7 +163,7 @@ def _plane(path: Path) -> tuple[torch.Tensor, tuple[float, float] | None]:
         stored, geometry = read_with_itk(path)
     except InputError as error:
         raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
-    except DAMAGES as error:
+    except DECODING_ERRORS as error:
         raise damaged(path, error) from error
     axes = len(geometry.file_shape)
     if axes == 3 and stored.shape[2] != 1:
@@ -177,7 +189,7 @@ def _wide_colours(path: Path, bands: int) -> torch.Tensor:
     check_itk_claim(path)
     try:
         image = itk.imread(str(path), itk.Vector[itk.F, bands])
-    except DAMAGES as error:
+    except DECODING_ERRORS as error:
         raise damaged(path, error) from error
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(itk.array_from_image(image)[..., :3], -1, 0)))
 

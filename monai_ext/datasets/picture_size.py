@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from pathlib import Path
 
+from monai_ext.datasets.decoding_errors import DECODING_ERRORS
 from monai_ext.datasets.file_picture import EXIF_ORIENTATION, SIDEWAYS, damaged
 from monai_ext.errors import InputError
-
-DAMAGES = (OSError, ValueError, SyntaxError, EOFError, zlib.error)
 
 
 def picture_size(path: str | Path) -> tuple[int, int]:
@@ -32,7 +30,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
                 # TIFF is turned by Pillow itself; without the entry getexif would decode a whole PNG to look for one
                 marked = picture.format != "TIFF" and "exif" in picture.info
                 turned = marked and picture.getexif().get(EXIF_ORIENTATION, 1) in SIDEWAYS
-    except DAMAGES as error:
+    except DECODING_ERRORS as error:
         raise damaged(path, error) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit

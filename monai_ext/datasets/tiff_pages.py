@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_ext.datasets.claimed_size import most_of_tiff
 from monai_ext.errors import InputError
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 WIDTH, HEIGHT, BITS, OFFSETS, CHANNELS, COUNTS = 256, 257, 258, 273, 277, 279
+COMPRESSION = 259
 TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT, PHOTOMETRIC = 324, 325, 339, 262
 WHITE_IS_ZERO, PALETTE = 0, 3
 SIGNED, FLOATING = 2, 3
@@ -98,6 +101,7 @@ def _walk(content: bytes) -> list[TiffPage]:
                 TILE_COUNTS,
                 SAMPLE_FORMAT,
                 PHOTOMETRIC,
+                COMPRESSION,
             ):
                 tags[tag] = values
         pages.append(_page(tags, len(content), len(pages)))
@@ -114,6 +118,10 @@ def _page(tags: dict[int, list[int]], size: int, number: int) -> TiffPage:
         raise ValueError(f"page {number} does not tell where its pixels are")
     if any(offset + length > size for offset, length in zip(offsets, counts, strict=True)):
         raise ValueError(f"is cut off: pixels of page {number} lie beyond the end of the file ({size} bytes)")
+    row = math.ceil(tags[WIDTH][0] * tags.get(CHANNELS, [1])[0] * min(tags.get(BITS, [1])) / 8)
+    claimed, stored = row * tags[HEIGHT][0], sum(counts)
+    if claimed > most_of_tiff(stored, tags.get(COMPRESSION, [1])[0]):
+        raise ValueError(f"page {number} claims {claimed} bytes of pixels, {stored} stored ones cannot hold them")
     return TiffPage(
         height=tags[HEIGHT][0],
         width=tags[WIDTH][0],

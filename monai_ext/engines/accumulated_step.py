@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_ext.errors import InputError
 
@@ -19,6 +21,8 @@ class AccumulatedStep:
     A step stays a step: schedule, clipping, weight average, checkpoint and resume see whole batches, whatever the
     number of parts, while memory is that of one part. Every part counts by its share of images, so for a loss that is a
     mean over images the gradient is that of the whole batch (a batch norm sees the parts, though).
+
+    Of several processes each works through its own batch; gradients are averaged with the last part only.
 
     Args:
         parts: forward and backward passes per step.
@@ -49,16 +53,17 @@ class AccumulatedStep:
         scaled = engine.amp and engine.scaler is not None
         sums: dict[str, torch.Tensor] = {}
         loss: Any = 0.0
-        for piece, count in pieces:
+        for number, (piece, count) in enumerate(pieces, 1):
             inputs, targets, *rest = engine.prepare_batch(
                 piece, engine.state.device, engine.non_blocking, **engine.to_kwargs
             )
             args, kwargs = rest if rest else ((), {})
             engine.state.output = {CommonKeys.IMAGE: inputs, CommonKeys.LABEL: targets}
-            with torch.autocast("cuda", enabled=scaled, **engine.amp_kwargs):
-                prediction = engine.inferer(inputs, engine.network, *args, **kwargs)
-                value = engine.loss_function(prediction, targets).mean() * (count / whole)
-            (engine.scaler.scale(value) if scaled else value).backward()
+            with _gradients_stay_here(engine.network) if number < len(pieces) else nullcontext():
+                with torch.autocast("cuda", enabled=scaled, **engine.amp_kwargs):
+                    prediction = engine.inferer(inputs, engine.network, *args, **kwargs)
+                    value = engine.loss_function(prediction, targets).mean() * (count / whole)
+                (engine.scaler.scale(value) if scaled else value).backward()
             loss = loss + value.detach()
             for name, part in getattr(engine.loss_function, "last_parts", {}).items():
                 sums[name] = sums.get(name, 0) + part * (count / whole)
@@ -93,6 +98,11 @@ def split_batch(batch: Mapping[str, Any], parts: int) -> list[tuple[dict[str, An
         ({name: value[low:high] if _is_split(value) else value for name, value in batch.items()}, high - low)
         for low, high in pairwise(edges)
     ]
+
+
+def _gradients_stay_here(network: torch.nn.Module) -> AbstractContextManager[None]:
+    """Keep a data-parallel network from averaging gradients that are not complete."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
 def _is_split(value: Any) -> bool:

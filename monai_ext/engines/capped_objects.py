@@ -7,6 +7,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_ext.engines import process_group
+
 logger = logging.getLogger(__name__)
 
 
@@ -14,7 +16,7 @@ class CappedObjects:
     """Counts `capped` of the batches that `collate_instances` makes, and logs the count of every epoch that has any.
 
     Attributes:
-        epoch: objects left out in the epoch that runs or ran last.
+        epoch: objects left out in the epoch that runs; when it is over, by all processes together.
         total: since the start of the process.
     """
 
@@ -36,6 +38,7 @@ class CappedObjects:
         self.total += left_out
 
     def _state(self, engine: Any) -> None:
+        self.epoch = sum(process_group.gather(self.epoch))
         if self.epoch:
             logger.info(
                 "epoch %d: %d objects were above --max_objects of their sample and were ignored",

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_ext.archive_checksum import DamagedArchive, check_archive, check_records
 from monai_ext.errors import InputError
+from monai_ext.tensor_loading import load_bounded, out_of_memory
 
 logger = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.pt", "last_previous.pt"
@@ -31,7 +30,7 @@ def load_tensors(path: str | Path, cure: str, own: bool = False) -> Any:
 
     Raises:
         UnreadableCheckpoint: the file is damaged, or holds more than tensors and plain values.
-        InputError: the file is missing, or may not be read.
+        InputError: the file is missing, may not be read, or does not fit into memory.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,12 +41,11 @@ def load_tensors(path: str | Path, cure: str, own: bool = False) -> Any:
             if not check_archive(file) and own:
                 check_records(file)
                 logger.warning("%s has no checksum (an earlier version wrote it): only its records were checked", path)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return load_bounded(file)
     except PermissionError as error:
         raise InputError(f"{path}: may not be read ({error.strerror}). Cure: read permission for this user") from error
-    except MemoryError:
-        raise
+    except MemoryError as error:  # perhaps whole: an older one must not take its place
+        raise InputError(out_of_memory(path, path.stat().st_size)) from error
     # a damaged pickle makes the unpickler raise nearly any kind of exception
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -12,14 +12,16 @@ from monai.utils.enums import CommonKeys
 from monai_ext.datasets.classification_dataset import ImageCase, picture_files
 from monai_ext.datasets.file_names import image_ending, is_dicom
 from monai_ext.datasets.image_index import inspect_images
+from monai_ext.engines import process_group
 from monai_ext.engines.run_folder import existing
 from monai_ext.errors import InputError, Problems
 
 logger = logging.getLogger(__name__)
 
 
+@process_group.one_error
 def input_cases(path: str, skip_unreadable: bool = False, spatial_dims: int = 0) -> tuple[ImageCase, ...]:
-    """Images of a file or of a folder and its subfolders, sorted by name; every one is opened.
+    """Images of a file or of a folder and its subfolders, sorted by name; every one is opened, by one of the processes.
 
     Args:
         path: file or folder.

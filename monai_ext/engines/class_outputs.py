@@ -18,9 +18,13 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_ext.atomic_files import write_text
+from monai_ext.engines import process_group
+from monai_ext.engines.calibration_file import calibration_beside
+from monai_ext.engines.case_share import collect, collect_rows, has_share
 from monai_ext.engines.prediction_outputs import model_digest
+from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
-from monai_ext.evaluation.calibration import CALIBRATION_FILE, Temperature, fitted_temperature
+from monai_ext.evaluation.calibration import CALIBRATION_FILE, fitted_temperature
 from monai_ext.evaluation.classification_report import write_classification_report
 from monai_ext.evaluation.classification_scores import class_probabilities
 from monai_ext.evaluation.classification_table import report_table
@@ -28,29 +32,6 @@ from monai_ext.evaluation.classification_table import report_table
 logger = logging.getLogger(__name__)
 REPORT_FILES = ("summary.json", "per_class.csv", "predictions.csv", "confusion.png")
 DrawActivation = Callable[[torch.Tensor, int, str, Path], None]
-
-
-def calibration_beside(ckpt_path: str | Path, wanted: bool = True) -> Temperature | None:
-    """Temperature that was fitted for a model, read from `calibration.json` beside it.
-
-    Args:
-        ckpt_path: the model file.
-        wanted: False gives None whatever lies there.
-
-    Returns:
-        None if there is none, or (with a warning) if it was fitted for other weights.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = Path(ckpt_path).parent / CALIBRATION_FILE
-    if not wanted or not path.is_file():
-        return None
-    fitted = Temperature.load(path)
-    if fitted.model_sha256 and fitted.model_sha256 != model_digest(ckpt_path):
-        logger.warning("%s: was fitted for other weights than %s, and is not used; evaluate anew", path, ckpt_path)
-        return None
-    return fitted
 
 
 class ClassEvaluation:
@@ -70,6 +51,8 @@ class ClassEvaluation:
         groups: case name to group, such as the patient; empty: every case by itself.
         bootstrap: draws of the intervals; 0 leaves them out.
         seed: of bootstrap and cross-fit.
+        num_cases: of all processes together, dealt out by `CaseShare`; the first then reports on all of them. 0: this
+            process has all.
 
     Raises:
         InputError: thresholds outside 0 to 1, a number of them that is not that of the classes, or `bootstrap` below 0.
@@ -87,6 +70,7 @@ class ClassEvaluation:
         groups: Mapping[str, str] | None = None,
         bootstrap: int = 1000,
         seed: int = 0,
+        num_cases: int = 0,
     ) -> None:
         self.folder = Path(folder)
         self.about = dict(about)
@@ -100,6 +84,7 @@ class ClassEvaluation:
             raise InputError(f"--bootstrap {bootstrap}: must not be negative. Cure: 1000, or 0 for no intervals")
         self.bootstrap = bootstrap
         self.seed = seed
+        self.num_cases = num_cases
         self.summary: dict[str, Any] = {}
         self._clear()
 
@@ -111,7 +96,7 @@ class ClassEvaluation:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         output = engine.state.output
@@ -120,24 +105,34 @@ class ClassEvaluation:
         self._labels.append(torch.as_tensor(output[CommonKeys.LABEL]).detach().clone().reshape(len(logits), -1))
         self._names += list(engine.state.batch["case"])
 
-    def _finish(self, _: Any) -> None:
+    @process_group.one_error
+    def _finish(self) -> None:
         if not self._names:
             raise InputError("evaluation: there are no cases. Cure: check that the fold or folder holds cases")
-        logits = torch.cat(self._logits).cpu().numpy()
-        labels = torch.cat(self._labels).cpu().numpy()
+        names, logits, labels = (
+            self._names,
+            torch.cat(self._logits).cpu().numpy(),
+            torch.cat(self._labels).cpu().numpy(),
+        )
+        if self.num_cases:
+            names = collect(names, self.num_cases)
+            logits, labels = collect_rows(logits, self.num_cases), collect_rows(labels, self.num_cases)
+        process_group.first_alone(lambda: self._report(names, logits, labels))
+
+    def _report(self, names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> None:
         labels = labels if self.multi_label else labels[:, 0]
         digest = model_digest(self.ckpt_path)
         known = calibration_beside(self.ckpt_path, wanted=not self.calibrate)
         self.summary = write_classification_report(
             self.folder,
-            self._names,
+            names,
             logits,
             labels,
             self.classes,
             self.multi_label,
             {"model_sha256": digest, **self.about},
             known.temperature if known is not None else None,
-            [self.groups.get(name, name) for name in self._names] if self.groups else None,
+            [self.groups.get(name, name) for name in names] if self.groups else None,
             self.bootstrap,
             self.thresholds,
             self.seed,
@@ -149,7 +144,7 @@ class ClassEvaluation:
             fitted_temperature(logits, labels, self.multi_label, digest).save(files[-1])
         for file in files:
             print(f"{file.name + ':':<18}{file.resolve()}")
-        logger.info("%d cases", len(self._names))
+        logger.info("%d cases", len(names))
         logger.info("accuracy %.4f", self.summary["accuracy"])
 
 
@@ -166,6 +161,8 @@ class TopKPrediction:
         draw_activation: called with (image `[C, *size]` as the network got it, class index, caption, path of the
             picture) for every image, see `evaluation.class_activation.ActivationPicture`; None draws nothing.
         ckpt_path: the model; "": unknown.
+        num_cases: of all processes together, dealt out by `CaseShare`; the first then writes the tables of all of them,
+            pictures are drawn by whoever has the image. 0: this process has all.
 
     Raises:
         InputError: `top_k` below 1, a threshold outside 0 to 1, a negative temperature, or a damaged calibration file.
@@ -181,8 +178,10 @@ class TopKPrediction:
         threshold: float | Sequence[float] = 0.5,
         draw_activation: DrawActivation | None = None,
         ckpt_path: str | Path = "",
+        num_cases: int = 0,
     ) -> None:
         self.folder = Path(folder)
+        self.num_cases = num_cases
         self.classes = tuple(classes)
         if top_k < 1:
             raise InputError(f"--top_k {top_k}: must be at least 1. Cure: 5")
@@ -210,6 +209,7 @@ class TopKPrediction:
     def paths(self) -> tuple[Path, Path]:
         return self.folder / "predictions.csv", self.folder / "predictions.json"
 
+    @process_group.one_error
     def check_new(self, overwrite: bool) -> None:
         """Raise `InputError` if a file is there and must not be replaced."""
         there = [str(path) for path in self.paths if path.exists()]
@@ -219,7 +219,7 @@ class TopKPrediction:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, lambda _: self.predictions.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         output, names = engine.state.output, list(engine.state.batch["case"])
@@ -239,17 +239,21 @@ class TopKPrediction:
             if self.multi_label:
                 entry["labels"] = [self.classes[k] for k in np.flatnonzero(plain[i] >= self.thresholds)]
             self.predictions.append(entry)
-            if self.draw_activation is not None:
+            if self.draw_activation is not None and (not self.num_cases or has_share(self.num_cases)):
                 caption = f"{top[0]['class']} {100 * top[0]['probability']:.1f} %"
                 image = torch.as_tensor(output[CommonKeys.IMAGE][i])
                 # the ending stays: a.jpg and a.png are two images
                 self.draw_activation(image, int(order[0]), caption, self.folder / "activations" / f"{names[i]}.png")
 
-    def _finish(self, _: Any) -> None:
+    def _finish(self) -> None:
+        found = collect(self.predictions, self.num_cases) if self.num_cases else self.predictions
+        process_group.first_alone(lambda: self._write(found))
+
+    def _write(self, predictions: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("file", "rank", "class", "probability"))
-        for entry in self.predictions:
+        for entry in predictions:
             for rank, found in enumerate(entry["top"], 1):
                 writer.writerow((entry["file"], rank, found["class"], f"{found['probability']:.6f}"))
         table, details = self.paths
@@ -259,16 +263,16 @@ class TopKPrediction:
             "multi_label": self.multi_label,
             "temperature": self.divisor,
             **({"thresholds": self.thresholds.tolist()} if self.multi_label else {}),
-            "predictions": self.predictions,
+            "predictions": predictions,
         }
         write_text(details, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        for entry in self.predictions[:20]:
+        for entry in predictions[:20]:
             print(
                 f"{entry['file']}: " + ", ".join(f"{t['class']} {100 * t['probability']:.1f} %" for t in entry["top"])
             )
-        if len(self.predictions) > 20:
-            print(f"... and {len(self.predictions) - 20} more")
-        print(f"{len(self.predictions)} images: {table.resolve()} and {details.name}")
+        if len(predictions) > 20:
+            print(f"... and {len(predictions) - 20} more")
+        print(f"{len(predictions)} images: {table.resolve()} and {details.name}")
 
 
 def checked_thresholds(thresholds: float | Sequence[float], num_classes: int) -> float | tuple[float, ...]:

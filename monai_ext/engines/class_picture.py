@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from monai.utils.enums import CommonKeys
 
+from monai_ext.engines.class_scores import ClassScores
 from monai_ext.evaluation.classification_scores import class_probabilities, confusion_matrix, label_counts
 from monai_ext.evaluation.confusion_picture import compose_confusion
 from monai_ext.evaluation.image_grid import RIGHT, WRONG, compose_image_grid, displayed, side_by_side
@@ -17,14 +18,20 @@ from monai_ext.planning.class_plan import ClassPlan
 class ClassPicture:
     """Keeps the first validation images of every class, and all decisions; a `ValidationPicture`.
 
+    Of several processes the first draws: images of its own, the decisions of all that are in `scores`.
+
     Args:
         plan: classes and normalisation.
         num_images: drawn at most; every class gets its share, in the order of the cases.
         threshold: of multi-label decisions.
+        scores: of the same validation, which know the cases of all processes; None: this process has all.
     """
 
-    def __init__(self, plan: ClassPlan, num_images: int = 24, threshold: float = 0.5) -> None:
+    def __init__(
+        self, plan: ClassPlan, num_images: int = 24, threshold: float = 0.5, scores: ClassScores | None = None
+    ) -> None:
         self.plan = plan
+        self.scores = scores
         self.num_images = num_images
         self.threshold = threshold
         self.forget()
@@ -60,8 +67,8 @@ class ClassPicture:
     def compose(self, title: str = "") -> np.ndarray | None:
         if not self._outputs:
             return None
-        probabilities = self._probabilities(torch.cat([logits for logits, _ in self._outputs]))
-        labels = torch.cat([labels for _, labels in self._outputs]).cpu().numpy()
+        logits, labels = self._decided()
+        probabilities = self._probabilities(logits)
         multi_label, classes = self.plan.multi_label, self.plan.classes
         if multi_label:
             matrix = label_counts(labels, probabilities >= self.threshold)
@@ -75,6 +82,14 @@ class ClassPicture:
         images, captions, right = zip(*drawn, strict=True)
         grid = compose_image_grid(images, captions, [RIGHT if r else WRONG for r in right])
         return side_by_side([grid, confusion])
+
+    def _decided(self) -> tuple[torch.Tensor, np.ndarray]:
+        """Logits `[N, K]` and labels `[N, 1]` or `[N, K]` of all cases."""
+        of_all = None if self.scores is None else self.scores.of_all
+        if of_all is not None:
+            return torch.from_numpy(of_all[0]), of_all[1]
+        logits, labels = zip(*self._outputs, strict=True)
+        return torch.cat(logits), torch.cat(labels).cpu().numpy()
 
     def _caption(self, probabilities: np.ndarray, label: np.ndarray) -> tuple[list[str], bool]:
         """Lines under an image, and whether the decision is right."""

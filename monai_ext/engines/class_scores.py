@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys
 
+from monai_ext.engines.case_share import collect_rows
 from monai_ext.errors import InputError
 from monai_ext.evaluation.classification_scores import ClassificationScores, class_probabilities
 
@@ -40,6 +41,12 @@ class ClassScores(Metric):
             classifier the mean average precision, which does not depend on a threshold.
         threshold: of multi-label decisions.
         output_transform: takes `engine.state.output` to (logits `[B, K]`, labels int64 `[B]` or 0 and 1 `[B, K]`).
+        num_cases: of all processes together, dealt out by `CaseShare`; every process then has the scores of all of
+            them. 0: this process has all.
+
+    Attributes:
+        of_all: logits and labels of all processes, once a score was computed of them; None before and without
+            `num_cases`.
 
     Raises:
         InputError: the key score is unknown or not defined for such a classifier.
@@ -52,7 +59,9 @@ class ClassScores(Metric):
         key_score: str = "",
         threshold: float = 0.5,
         output_transform: Callable[[Any], Any] = lambda x: (x[CommonKeys.PRED], x[CommonKeys.LABEL]),
+        num_cases: int = 0,
     ) -> None:
+        self.num_cases = num_cases
         self.classes = tuple(classes)
         self.multi_label = multi_label
         self.key_score = key_score or ("macro_average_precision" if multi_label else "accuracy")
@@ -71,6 +80,7 @@ class ClassScores(Metric):
 
     def reset(self) -> None:
         self.logits, self.labels = [], []
+        self.of_all: tuple[np.ndarray, np.ndarray] | None = None
 
     def update(self, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         logits, labels = output
@@ -86,8 +96,7 @@ class ClassScores(Metric):
         """
         if not self.logits:
             raise InputError("validation: has no cases. Cure: a dataset or fold with validation images")
-        logits = torch.cat(self.logits).cpu().numpy()
-        labels = torch.cat(self.labels).cpu().numpy()
+        logits, labels = self._gathered()
         bad = int((~np.isfinite(logits).all(1)).sum())
         if bad:
             logger.warning("the network gives numbers that are not finite for %d of %d cases", bad, len(logits))
@@ -96,6 +105,15 @@ class ClassScores(Metric):
         return ClassificationScores(
             probabilities, labels if self.multi_label else labels[:, 0], self.multi_label, self.threshold
         )
+
+    def _gathered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Logits `[N, K]` and labels `[N, 1]` or `[N, K]`, of the cases of all processes once they are through."""
+        logits, labels = (torch.cat(values).cpu().numpy() for values in (self.logits, self.labels))
+        if not self.num_cases:
+            return logits, labels
+        if self.of_all is None:
+            self.of_all = collect_rows(logits, self.num_cases), collect_rows(labels, self.num_cases)
+        return self.of_all
 
     def compute(self) -> float:
         """Value of the key score.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from monai_ext.engines.key_contradictions import DEFAULTS, check_contradictions
 from monai_ext.engines.person_errors import print_input_errors_only
+from monai_ext.engines.stop_signals import listen
 from monai_ext.engines.workflow import config_files, running_workflow
 from monai_ext.errors import InputError, Problems
 
@@ -121,6 +122,7 @@ def check_config(base_file: str) -> None:
         InputError: lists every unknown key with the nearest names and every bad value.
     """
     print_input_errors_only()
+    listen()
     workflow = running_workflow()
     if workflow is None:
         return
@@ -151,7 +153,9 @@ def check_config(base_file: str) -> None:
         if wrong:
             problems.add(f"--{name}", wrong, spec.about)
     problems.raise_if_any()
-    check_contradictions({name: workflow.parser.get_parsed_content(name) for name in DEFAULTS if name in config})
+    options = {name: workflow.parser.get_parsed_content(name) for name in DEFAULTS if name in config}
+    # a network whose norm cannot be chosen has batch norms
+    check_contradictions({"norm": "batch", **options})
 
 
 def describe_keys(base_file: str) -> str:

@@ -6,29 +6,29 @@ its evaluation belongs to its present model; the same command started again does
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from monai_ext.datasets.image_files import read_label
+from monai_ext.engines import process_group
 from monai_ext.engines.fold_jobs import FoldConfig, FoldJob
-from monai_ext.engines.fold_process import Stop, bundle_command, error_message, locked, process_environment, run_process
+from monai_ext.engines.fold_process import Stop, bundle_command, error_message, process_environment, run_process
 from monai_ext.engines.fold_ranks import Rank, RankFiles
-from monai_ext.engines.prediction_outputs import model_digest
+from monai_ext.engines.folder_ranks import ranks_of_folder, require_common_folder
+from monai_ext.engines.launch_record import begun_by_this_launch, note_launch
 from monai_ext.engines.progress_log import duration
+from monai_ext.engines.run_protection import hold_folder, release_folder
+from monai_ext.engines.segmentation_folds_report import label_files, report_segmentations
 from monai_ext.engines.workflow import from_command_line, running_workflow
 from monai_ext.errors import InputError
-from monai_ext.evaluation.fold_report import markdown_table, write_fold_report
-from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, decide_postprocessing
-from monai_ext.planning.plan import Plan
+from monai_ext.file_lock import FileLock
 
 logger = logging.getLogger(__name__)
 Report = Callable[[Path, Sequence[FoldJob], FoldConfig], object]
@@ -52,22 +52,43 @@ def cross_validate(base_file: str, report: Report | None = None) -> None:
         raise InputError("cross_validation: no running bundle. Cure: use `python -m monai.bundle run cross_validation`")
     config = FoldConfig(workflow.parser.get(), Path(workflow.config_root_path).resolve() / base_file)
     rank = Rank.from_environment()
-    chosen, folder = config.chosen_folds(), config.summary_folder()
-    print(f"output: {folder.resolve()}", flush=True)
+    chosen, folder = process_group.together(lambda: (config.chosen_folds(), config.summary_folder()))
+    if rank.number == 0:
+        print(f"output: {folder.resolve()}", flush=True)
+    require_common_folder(folder, "output_dir")
+    process_group.together(lambda: hold_folder(folder))
+    try:
+        _run_folds(config, rank, chosen, folder, report)
+    finally:
+        release_folder(folder)
+
+
+def _run_folds(config: FoldConfig, rank: Rank, chosen: Sequence[int], folder: Path, report: Report | None) -> None:
     store = Path(config.value("store_dir"))
-    with locked(store / ".lock", f"{store}", PREPARATION_PATIENCE):  # the first rank makes the phantom
-        jobs = [config.job(fold) for fold in range(config.number_of_folds())]
+    ranks = ranks_of_folder(store)
+    with ExitStack() as held:  # the first rank makes the phantom
+        lock = FileLock(store / ".lock", f"{store}").holding(PREPARATION_PATIENCE)
+        ranks.first_alone(lambda: held.enter_context(lock))
+        jobs = process_group.together(lambda: [config.job(fold) for fold in range(config.number_of_folds())])
     run = FoldRuns(folder, rank, overwrite=bool(config.value("overwrite")), store=store)
     ours = [jobs[fold] for fold in rank.share(chosen)]
     with Stop() as stop:
         failures = run.train(ours, chosen, stop)
     end_if_stopped(stop)
-    if rank.number > 0:
-        return
-    if not failures and not any(job.missing() for job in jobs):
-        (report or report_segmentations)(folder, jobs, config)
-        return
-    report_progress(jobs, failures, folder)
+
+    def finished() -> bool:
+        return rank.number == 0 and not failures and not any(job.missing() for job in jobs)
+
+    # the first rank knows all failures
+    complete = process_group.gather(process_group.together(finished))[0]
+    conclude: Callable[[], Any] = functools.partial(report_progress, jobs, failures, folder)
+    if complete and report is not None:
+        conclude = functools.partial(report, folder, jobs, config)
+    elif complete:
+        # all ranks open the dataset together, which the first cannot do alone
+        references = process_group.together(lambda: label_files(config))
+        conclude = functools.partial(report_segmentations, folder, jobs, references)
+    process_group.together(lambda: conclude() if rank.number == 0 else None)
 
 
 @dataclass
@@ -103,11 +124,10 @@ class FoldRuns:
         for job in jobs:
             if stop.received is not None:
                 break
-            missing = job.missing()
-            if not missing and not self.overwrite:
+            overwrite = self.overwrite and not begun_by_this_launch(job.folder)
+            if not overwrite and not job.missing():
                 print(f"fold {job.fold}: finished before", flush=True)
                 continue
-            overwrite = self.overwrite
             changed = [] if overwrite else job.changed_keys()
             if changed:
                 failures[job.fold] = (
@@ -115,6 +135,7 @@ class FoldRuns:
                     "Cure: another --output_dir, or --overwrite True to train it anew"
                 )
                 continue
+            note_launch(job.folder)
             if not prepared:
                 message = self._run(job, "preprocessing", overwrite, stop)
                 prepared, overwrite = not message, False
@@ -150,10 +171,10 @@ class FoldRuns:
         with ExitStack() as held:
             try:
                 name, what = f".fold-{job.fold}.lock", f"fold {job.fold} ({job.folder})"
-                lock = held.enter_context(locked(self.folder / name, what, self.patience, tick))
+                lock = held.enter_context(FileLock(self.folder / name, what).holding(self.patience, tick))
                 if run_id == "preprocessing" and self.store is not None:
-                    store = locked(self.store / ".lock", str(self.store), PREPARATION_PATIENCE, tick)
-                    held.enter_context(store)
+                    store = FileLock(self.store / ".lock", str(self.store))
+                    held.enter_context(store.holding(PREPARATION_PATIENCE, tick))
             except InputError as error:
                 return "" if stop.received is not None else str(error)
             resume = not overwrite and job.has_training()
@@ -170,7 +191,7 @@ class FoldRuns:
                 process_environment(self.rank.local, self.rank.world, visible_gpus() if not shown else ()),
                 show=shown,
                 beat=self._files.beat,
-                keep_open=() if lock is None else (lock,),
+                keep_open=() if lock.descriptor is None else (lock.descriptor,),
             )
         if stop.received is not None:
             return ""
@@ -183,55 +204,6 @@ class FoldRuns:
                 return f"its command ended well, but {missing} is missing. Cure: look into {job.output_file}"
             print(f"{where}fold {job.fold} is done in {duration(time.monotonic() - begun)}", flush=True)
         return ""
-
-
-def report_segmentations(folder: Path, jobs: Sequence[FoldJob], config: FoldConfig) -> dict[str, Any]:
-    """As `report`, of the running bundle's dataset."""
-    return report(folder, jobs, {case.name: case.label for case in config.value("source", 0).dataset.training})
-
-
-def report(folder: Path, jobs: Sequence[FoldJob], references: dict[str, Path | None]) -> dict[str, Any]:
-    """Average finished folds, decide their post-processing, write and print both.
-
-    Post-processing is decided on the held-out predictions of all folds together, and stored beside the result and
-    beside the model of every fold.
-
-    Args:
-        folder: for the result.
-        jobs: of all folds, finished.
-        references: case name to label file.
-
-    Raises:
-        InputError: a file of a fold is damaged.
-    """
-    plan = Plan.load(jobs[0].folder / "plan.json")
-    decided = decide_postprocessing(_label_maps(jobs, references), plan.foreground_classes, plan.ignore_label)
-    summary = write_fold_report(
-        folder,
-        {str(job.fold): job.metrics() for job in jobs},
-        {
-            "models": {
-                str(job.fold): {"path": str(job.model.resolve()), "sha256": model_digest(job.model)} for job in jobs
-            },
-            "postprocessing": {
-                "keep_largest": [list(values) for values in decided.keep_largest],
-                "note": "decided on the held-out cases of all folds; the scores above are without it",
-            },
-        },
-        note=decided.describe(plan.foreground_classes),
-    )
-    for target in (folder, *(job.folder for job in jobs)):
-        decided.save(target / POSTPROCESSING_FILE)
-    print(markdown_table(summary))
-    print(decided.describe(plan.foreground_classes))
-    repeated = summary["cases_in_several_folds"]
-    if repeated:
-        logger.warning("%d cases are validated in several folds; all cases pooled count the first", len(repeated))
-    print(f"result: {folder.resolve() / 'cross_validation.json'}, .csv, .md; {POSTPROCESSING_FILE} beside the models")
-    pooled = summary["pooled"]
-    logger.info("%d folds, %d cases", len(jobs), pooled["num_cases"])
-    logger.info("mean foreground Dice %.3f", pooled["foreground_mean"]["dice"])
-    return summary
 
 
 def report_progress(jobs: Sequence[FoldJob], failures: dict[int, str], folder: Path) -> None:
@@ -275,19 +247,6 @@ def visible_gpus() -> list[str]:
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
     return [str(i) for i in range(torch.cuda.device_count())]
-
-
-def _label_maps(
-    jobs: Sequence[FoldJob], references: dict[str, Path | None]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    done: set[str] = set()
-    for job in jobs:
-        for case in job.cases:
-            reference = references.get(case)
-            if case in done or reference is None:
-                continue
-            done.add(case)
-            yield case, read_label(job.label_map(case))[0], read_label(reference)[0]
 
 
 def _ended(status: int) -> str:

@@ -17,6 +17,7 @@ from monai_ext.datasets.em_phantom import make_em_phantom
 from monai_ext.datasets.em_stack import EmStack, read_em_stack, scaled, value_range
 from monai_ext.datasets.folds import Fold
 from monai_ext.engines import process_group
+from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.planning.em_plan import EmPlan, make_em_plan
 from monai_ext.preprocessing.slice_resize import on_canvas, resized_labels
@@ -121,7 +122,7 @@ def open_em_source(
     if not dataset_dir:
         folder = Path(store_dir) / "raw"
         logger.info("no dataset_dir given: using the phantom stack in %s", folder)
-        process_group.first_alone(lambda: make_em_phantom(folder))
+        ranks_of_folder(store_dir).first_alone(lambda: make_em_phantom(folder))
     stack = read_em_stack(folder)
     return EmSource(stack, choose_slice_fold(stack.slice_names, fold, nfolds, fold_seed, fold_rule))
 

@@ -124,9 +124,10 @@ class FiniteLoss:
             marked = f"; not finite themselves: the images of {_listed(damaged)}" if damaged else ""
             logger.warning("step %d skipped: its %s is not finite. Cases: %s%s", step, what, _listed(names), marked)
         if self._in_a_row >= self.max_bad_steps:
-            if not process_group.is_first():
-                raise SystemExit(1)  # the first process says why
-            raise InputError(self._message(engine))
+            process_group.first_alone(lambda: self._give_up(engine))
+
+    def _give_up(self, engine: Any) -> None:
+        raise InputError(self._message(engine))
 
     def _message(self, engine: Any) -> str:
         step, count = engine.state.iteration, self._in_a_row

@@ -10,6 +10,8 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys
 
+from monai_ext.engines.case_share import collect
+
 
 class FoldDice(Metric):
     """Mean over cases of the Dice of every foreground class; the scalar result is the mean over the classes.
@@ -23,6 +25,7 @@ class FoldDice(Metric):
         ignore_label: voxels with this reference value are left out.
         output_transform: takes `engine.state.output` to (prediction, label); the prediction is a label map
             `[B, 1, *S]` or logits `[B, K, *S]`.
+        num_cases: volumes of all processes together, dealt out by `CaseShare`; 0: each process scores all its volumes.
     """
 
     def __init__(
@@ -30,9 +33,11 @@ class FoldDice(Metric):
         classes: Mapping[str, int],
         ignore_label: int | None = None,
         output_transform: Callable[[Any], Any] = lambda x: (x[CommonKeys.PRED], x[CommonKeys.LABEL]),
+        num_cases: int = 0,
     ) -> None:
         self.classes = dict(classes)
         self.ignore_label = ignore_label
+        self.num_cases = num_cases
         self.rows: list[list[float]] = []
         super().__init__(output_transform=output_transform)
 
@@ -57,12 +62,17 @@ class FoldDice(Metric):
             self.rows.append(row)
 
     def compute(self) -> float:
-        if not self.rows:
+        rows = self._rows_of_all()
+        if not rows:
             return float("nan")
-        return sum(sum(row) for row in self.rows) / (len(self.rows) * len(self.classes))
+        return sum(sum(row) for row in rows) / (len(rows) * len(self.classes))
+
+    def _rows_of_all(self) -> list[list[float]]:
+        return collect(self.rows, self.num_cases) if self.num_cases else self.rows
 
     def completed(self, engine: Engine, name: str) -> None:
         super().completed(engine, name)
-        means = [sum(column) / len(self.rows) for column in zip(*self.rows, strict=True)]
+        rows = self._rows_of_all()
+        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         engine.state.class_scores = dict(zip(self.classes, means, strict=True))  # type: ignore[attr-defined]
-        engine.state.dice_per_case = self.rows  # type: ignore[attr-defined]
+        engine.state.dice_per_case = rows  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ OUTPUT_FILE = "fold_output.log"
 # keys that may differ between the run that finished a fold and the present one without making it another training
 SAME_RESULT_KEYS = {
     "run_id", "config_file", "resume", "overwrite", "num_workers", "device", "log_interval", "cv_folds", "run",
-    "bundle_root", "store_dir", "output_dir",
+    "bundle_root", "store_dir", "output_dir", "initialize", "finalize",
 }  # fmt: skip
 
 
@@ -169,7 +169,7 @@ class FoldConfig:
             return int(self.value("nfolds"))
         try:
             return len(json.loads(Path(splits_file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{splits_file}: file of folds cannot be read ({error}). Cure: correct the path") from None
 
     def chosen_folds(self) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import re
 import signal
@@ -10,16 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TextIO
 
-from monai_ext.errors import InputError
-
+logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
-LOCK_POLL_SECONDS = 0.5
 # what a launcher of several ranks tells its processes; a process that starts one of its own must not pass it on
 RANK_VARIABLES = re.compile(
     r"^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_.*|MASTER_ADDR|MASTER_PORT"
@@ -78,7 +76,7 @@ def run_process(
         keep_open: file descriptors that the process inherits, such as a lock that must live as long as it does.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("ab") as log:
+    with log_file.open("ab", buffering=0) as log:
         process = subprocess.Popen(
             line,
             env=dict(environment),
@@ -109,9 +107,14 @@ def run_process(
 
 def _copy(pipe: IO[bytes], log: IO[bytes], screen: TextIO | None) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    while part := os.read(pipe.fileno(), 2**16):
-        log.write(part)
-        log.flush()
+    kept = True
+    while part := os.read(pipe.fileno(), 2**16):  # to the end, whatever fails: a full pipe would stop the process
+        try:
+            log.write(part)
+        except OSError as error:
+            if kept:
+                logger.warning("%s: what is printed is not kept any more (%s)", log.name, error.strerror)
+            kept = False
         if screen is not None:
             screen.write(decoder.decode(part))
             screen.flush()
@@ -152,47 +155,3 @@ def process_environment(local_rank: int = 0, world: int = 1, gpus: Sequence[str]
     if world > 1 and gpus:
         kept["CUDA_VISIBLE_DEVICES"] = gpus[local_rank % len(gpus)]
     return kept
-
-
-@contextmanager
-def locked(path: Path, what: str, patience: float, tick: Callable[[], None] = lambda: None) -> Iterator[int | None]:
-    """Hold a lock that ends with the last process that inherited it, however that process ends.
-
-    Yields the file descriptor of the lock, None where the system or the file system has no such locks.
-
-    Args:
-        path: of the lock file, which stays.
-        what: is locked, for messages.
-        patience: seconds to wait for another holder.
-        tick: called while waiting; what it raises ends the wait.
-
-    Raises:
-        InputError: another process holds it for longer than `patience` seconds.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield None
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        held: int | None = descriptor
-        begun = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                tick()
-                if time.monotonic() - begun > patience:
-                    raise InputError(
-                        f"{what} is in the hands of another process. Cure: wait until it ends, or stop it"
-                    ) from None
-                time.sleep(LOCK_POLL_SECONDS)
-            except OSError:
-                held = None
-                break
-        yield held
-    finally:
-        os.close(descriptor)

@@ -58,7 +58,7 @@ class Rank:
 class RankFiles:
     """One small file per rank: touched while it works, filled when it is done.
 
-    Files rather than a process group: ranks finish hours apart, and nothing has to be kept connected meanwhile.
+    Files rather than a process group, which there is only with `multi_gpu_train.json`: ranks finish hours apart.
 
     Args:
         folder: that all ranks see.

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from monai_ext.datasets.instance_dataset import InstanceCase
+from monai_ext.engines import process_group
 from monai_ext.engines.sample_stream import SampleStream
+from monai_ext.errors import InputError
 from monai_ext.networks.mask_rcnn.structures import Targets
 
 Prepared = tuple[torch.Tensor, Any, tuple[Any, ...], dict[str, Any]]
@@ -49,7 +52,7 @@ def collate_instances(
             label_map = sample["label_map"]
             place[: label_map.shape[0], : label_map.shape[1]] = label_map
         out["targets"] = [
-            Targets(sample["boxes"], sample["labels"], sample["ids"], label_map, sample["crowd"])
+            Targets(sample["boxes"], sample["labels"], sample["ids"], label_map, sample["crowd"], sample.get("draw"))
             for sample, label_map in zip(samples, maps, strict=True)
         ]
         out["capped"] = sum(int(sample["capped"]) for sample in samples)
@@ -105,6 +108,39 @@ class AspectGroupedStream(SampleStream):
         steps += list(rest[head : head + mixed].reshape(-1, share))
         order = [steps[index] for index in random.permutation(len(steps))]
         return np.concatenate([rest[:head], *order, rest[head + mixed :]])
+
+
+def instance_stream(
+    cases: Sequence[InstanceCase], batch_size: int, seed: int, grouped: bool, rank: int = 0, world_size: int = 1
+) -> SampleStream:
+    """The order of the training images.
+
+    Args:
+        cases: of the training.
+        batch_size: samples per step and process.
+        seed: of the order.
+        grouped: steps of images of like shape.
+        rank, world_size: of this process.
+    """
+    if grouped:
+        return AspectGroupedStream([case.size for case in cases], batch_size, seed, rank, world_size)
+    return SampleStream(len(cases), batch_size, seed, rank, world_size)
+
+
+def share_of_batch(images: int) -> int:
+    """Images per step of each process where all together shall have `images`, as recipes want it.
+
+    Raises:
+        InputError: the processes cannot have equal shares.
+    """
+    processes = process_group.world_size()
+    if images % processes:
+        raise InputError(
+            f"--batch_size: the recipe's {images} images per step cannot be dealt to {processes} processes. "
+            f"Cure: a number of processes that divides {images}, or --batch_size for each process, with the learning "
+            "rate and max_steps that go with it"
+        )
+    return images // processes
 
 
 def prepare_instances(training: bool, channels_last: bool = False) -> Callable[..., Prepared]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys
 
 from monai_ext.datasets.instance_dataset import InstanceCase
+from monai_ext.engines import process_group
 from monai_ext.errors import InputError
 from monai_ext.evaluation.instance_collection import InstanceCollection, References
 from monai_ext.networks.mask_rcnn.structures import Detections
@@ -35,13 +36,23 @@ CLASS_SCORE = "mask_ap50"
 
 
 def named_detections(output: Any) -> list[tuple[str, Detections]]:
-    """Case names and detections of an evaluator's output."""
-    return list(zip(output["case"], output[CommonKeys.PRED], strict=True))
+    """Case names and detections of an evaluator's output, without images that do not count, see `CaseInOutput`."""
+    return [(name, found) for name, found in zip(output["case"], output[CommonKeys.PRED], strict=True) if name]
 
 
 def detection_limits(most: int) -> tuple[int, ...]:
     """Numbers of detections that recall is given for: COCO's 1 and 10, and `most`."""
     return (*(limit for limit in (1, 10) if limit < most), most)
+
+
+def gather_images(collected: InstanceCollection, names: Iterable[str]) -> None:
+    """Fill a collection with the images of all processes, in the order of `names`; to be called by all of them.
+
+    The order decides between detections of equal scores, so that neither batches nor processes do.
+    """
+    shares = process_group.gather(collected.images)
+    images = {name: image for share in shares for name, image in share.items()}
+    collected.replace({name: images[name] for name in names if name in images})
 
 
 class InstanceMetric(Metric):
@@ -84,19 +95,23 @@ class InstanceMetric(Metric):
             plan.num_classes, detection_limits(plan.max_detections), plan.label_threshold, plan.min_area, self.by_size
         )
         self._overall: dict[str, float] | None = None
+        self._complete = False
 
     def update(self, output: Sequence[tuple[str, Detections]]) -> None:
         for name, detections in output:
             self.collected.add(name, self.references[name], detections)
-        self._overall = None
+        self._overall, self._complete = None, False
 
     def overall(self) -> dict[str, float]:
-        """All scores of the images so far.
+        """All scores of the images so far, those of all processes.
 
         Raises:
             InputError: there are no images.
         """
-        if not self.collected.detections:
+        if not self._complete:
+            gather_images(self.collected, self.references.cases)
+            self._complete = True
+        if not self.collected.images:
             raise InputError("validation: has no cases. Cure: a dataset or fold with validation images")
         if self._overall is None:
             self._overall = self.collected.overall()
@@ -117,7 +132,9 @@ class InstanceMetric(Metric):
         return value
 
     def completed(self, engine: Engine, name: str) -> None:
-        super().completed(engine, name)
+        # processes of which one has failed meet here, see `when_all_are_done`
+        process_group.together(lambda: None)
+        process_group.together(lambda: super(InstanceMetric, self).completed(engine, name))
         state: Any = engine.state
         values = self.collected.per_class()[CLASS_SCORE]
         state.class_scores = {c: float(v) for c, v in zip(self.plan.classes, values, strict=True) if np.isfinite(v)}

@@ -13,8 +13,10 @@ from ignite.engine import Engine, Events
 
 from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.datasets.picture import open_picture
-from monai_ext.engines.instance_metric import detection_limits, named_detections
+from monai_ext.engines import process_group
+from monai_ext.engines.instance_metric import detection_limits, gather_images, named_detections
 from monai_ext.engines.prediction_outputs import model_digest
+from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
 from monai_ext.evaluation.instance_collection import InstanceCollection, References
 from monai_ext.evaluation.instance_picture import DrawnImage, compose_instances, picture_of
@@ -35,6 +37,8 @@ GALLERY_FILE = "gallery.png"
 
 class InstanceEvaluation:
     """Collects the detections of evaluated images; writes and prints their scores when all are there.
+
+    Of several processes each scores its own images, and the first writes the report on all of them.
 
     Args:
         folder: for the files of `write_instance_report` and `gallery.png`.
@@ -91,7 +95,7 @@ class InstanceEvaluation:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         for name, found in self.output_transform(engine.state.output):
@@ -102,8 +106,19 @@ class InstanceEvaluation:
                 painted = np.where(painted <= len(places), painted, 0)
                 self._painted[name] = (zlib.compress(painted.tobytes(), 1), detections.labels.numpy()[places])
 
-    def _finish(self, _: Any) -> None:
-        if not self.collected.detections:
+    def _finish(self) -> None:
+        gather_images(self.collected, self.cases)
+        self._gather_painted()
+        process_group.first_alone(self._report)
+
+    def _gather_painted(self) -> None:
+        """Give the first process the maps that are drawn, whoever painted them."""
+        chosen = best_median_worst(ranked_images(self.collected), self.gallery) if self.gallery else {}
+        painted = {name: self._painted[name] for name in chosen if name in self._painted}
+        self._painted = {name: one for share in process_group.gather(painted) for name, one in share.items()}
+
+    def _report(self) -> None:
+        if not self.collected.images:
             raise InputError("evaluation: there are no images. Cure: check that the fold or folder holds images")
         about = {
             "model_sha256": model_digest(self.ckpt_path) if self.ckpt_path else "",

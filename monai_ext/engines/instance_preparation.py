@@ -12,6 +12,7 @@ from typing import Any
 from monai_ext.datasets.class_groups import leaking_images
 from monai_ext.datasets.folds import Fold
 from monai_ext.datasets.instance_dataset import InstanceCase
+from monai_ext.engines import process_group
 from monai_ext.engines.class_preparation import IMAGENET_MEAN, IMAGENET_STD
 from monai_ext.engines.instance_choices import settle_fields
 from monai_ext.engines.instance_source import InstanceSource, open_instance_source
@@ -55,6 +56,7 @@ class InstancePrepared:
         return self.source.cases("val")
 
 
+@process_group.one_error
 def prepare_instance(
     source: InstanceSource,
     output_dir: str,
@@ -198,11 +200,13 @@ def prepare_instance(
         **values,
     )
     plan.check("keys")
-    protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest)
+    process_group.first_alone(lambda: protect_training(Path(output_dir), plan, source.fold, overwrite, source.digest))
     logger.info("%s", source.describe())
     logger.info("plan of %s:\n%s", plan.dataset, plan.describe())
     logger.info("%d images for training, %d for validation", len(source.fold.train), len(source.fold.val))
-    record_start(Path(output_dir), plan, source.fold, source.digest, source.images.digests)
+    process_group.first_alone(
+        lambda: record_start(Path(output_dir), plan, source.fold, source.digest, source.images.digests)
+    )
     return InstancePrepared(source, plan)
 
 

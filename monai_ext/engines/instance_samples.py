@@ -45,8 +45,8 @@ class InstanceSamples(Dataset[dict[str, Any]]):
     A sample holds `image` (`[C, h, w]` float32, normalised), `label_map` (`[h, w]` int32, objects that count and
     nothing else), `boxes` (`[G, 4]` float32, rebuilt from the label map), `labels` (`[G]` int64), `ids` (`[G]` int32),
     `crowd` (`[Z, 4]` float32: regions of crowds, and objects above `max_objects`), `capped` (objects above
-    `max_objects`) and `case`. There may be no object at all. A file that cannot be read raises `InputError` with its
-    name.
+    `max_objects`), `draw` (seed of what the network draws) and `case`. There may be no object at all. A file that
+    cannot be read raises `InputError` with its name.
 
     Args:
         cases: with labels.
@@ -101,7 +101,8 @@ class InstanceSamples(Dataset[dict[str, Any]]):
             regions.reshape(regions.shape[-2:]), decoded.labels, self.max_objects, self.min_visible, self._random
         )
         image = image.float().expand(self.plan.channels, *image.shape[1:]).clone()
-        return {"image": normalise(image, self.plan), **objects, "case": self.cases[number].name}
+        draw = sample_seed(self.seed ^ 2, sample)
+        return {"image": normalise(image, self.plan), **objects, "draw": draw, "case": self.cases[number].name}
 
     def _entries(self, decoded: DecodedCase) -> dict[str, Any]:
         entries: dict[str, Any] = {"image": decoded.picture, "label_map": decoded.regions, "boxes": decoded.boxes}

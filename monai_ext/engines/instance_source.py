@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.atomic_files import write_text
+from monai_ext.atomic_files import write_cache
 from monai_ext.datasets.class_check import CheckReport, check_classification
 from monai_ext.datasets.class_folds import choose_class_fold
 from monai_ext.datasets.class_groups import case_groups, join_duplicates
@@ -29,6 +29,8 @@ from monai_ext.datasets.instance_selection import (
     restricted,
     select_images,
 )
+from monai_ext.engines import process_group
+from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.errors import InputError
 from monai_ext.planning.instance_plan import InstancePlan
 from monai_ext.planning.plan_file import plan_from_dict
@@ -66,6 +68,7 @@ class InstanceSource:
         files = self.images.describe().splitlines()[1 + len(self.images.counts) :]  # without numbers of images
         return "\n".join([self.report.describe(), *files])
 
+    @process_group.one_error
     def require_drawn(self) -> None:
         """Raise `InputError` if the fold is the dataset's own split, of which there is one, or is scored in part."""
         if self.eval_samples > 0:
@@ -92,6 +95,7 @@ class InstanceSource:
         return tuple(self.dataset.case(name) for name in names)
 
 
+@process_group.one_error
 def open_instance_source(
     dataset_dir: str,
     store_dir: str,
@@ -141,7 +145,7 @@ def open_instance_source(
     if not dataset_dir:
         folder = str(Path(store_dir) / "raw")
         logger.info("no dataset_dir given: using the phantom images in %s", folder)
-        make_instance_phantom(Path(folder))
+        ranks_of_folder(store_dir).first_alone(lambda: make_instance_phantom(Path(folder)))
     if eval_samples < 0:
         raise InputError(f"--eval_samples {eval_samples}: must not be negative. Cure: 0 scores all images")
     outside = plan is not None and part in ("test", "all")  # data that need not have been trained on
@@ -157,8 +161,11 @@ def open_instance_source(
     proxy, images = _checked_images(dataset, skip_broken, kept / INDEX_FILE, num_workers)
     readable = {case.name for case in proxy.cases}
     dataset = replace(dataset, cases=tuple(case for case in dataset.cases if case.name in readable))
-    digest = objects_digest(dataset)
-    report = _checked_objects(dataset, kept / REPORT_FILE, digest, training=not outside and not pooled)
+    ranks = ranks_of_folder(store_dir)
+    digest = ranks.of_first(lambda: objects_digest(dataset))
+    report = ranks.of_first(
+        lambda: _checked_objects(dataset, kept / REPORT_FILE, digest, training=not outside and not pooled)
+    )
     if plan is not None and report.per_image[-1] > plan.max_detections:
         logger.warning(
             "an image holds %d objects, the model finds at most %d in an image or tile (max_detections)",
@@ -233,7 +240,7 @@ def _checked_objects(dataset: InstanceDataset, file: Path, digest: str, training
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: made anew
         pass
     report = check_instances(dataset, training=training)
-    write_text(file, json.dumps({"key": key, "report": asdict(report)}) + "\n")
+    write_cache(file, json.dumps({"key": key, "report": asdict(report)}) + "\n")
     return report
 
 

@@ -21,7 +21,9 @@ from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.datasets.label_files import MOST_IN_16_BITS, write_label_file
 from monai_ext.datasets.picture import open_picture
 from monai_ext.datasets.picture_resolution import picture_resolution
+from monai_ext.engines import process_group
 from monai_ext.engines.overlapped_io import WriteBehind
+from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError, Problems
 from monai_ext.evaluation.instance_objects import MaskWindow, objects_of_detections
 from monai_ext.evaluation.instance_picture import instance_overlay, picture_of
@@ -50,6 +52,9 @@ class InstancePrediction:
       value of the label maps.
 
     Label maps, tables and overlays show detections of the plan's `label_threshold` or more.
+
+    Of several processes each writes label maps and overlays of its own pictures, and the first the files for all
+    together, whose rows are in the order of the cases.
 
     Args:
         plan: gives classes, their COCO ids, `label_threshold` and `min_area`.
@@ -86,7 +91,7 @@ class InstancePrediction:
         self._clear()
 
     def _clear(self, _: Any = None) -> None:
-        self.results: list[str] = []
+        self.results: dict[str, list[str]] = {}
         self.counts: list[list[Any]] = []
         self.objects: list[list[Any]] = []
 
@@ -112,6 +117,7 @@ class InstancePrediction:
         ending = ENDINGS[self.label_format] or (".tif" if is_tiff else ".png")
         return self.folder / "labels" / f"{self.stems[name]}{'.tif' if objects > MOST_IN_16_BITS else ending}"
 
+    @process_group.one_error
     def check_new(self, overwrite: bool) -> None:
         """Refuse to start if a file would be replaced.
 
@@ -132,11 +138,13 @@ class InstancePrediction:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._clear)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         output = engine.state.output
         for name, size, found in zip(output["case"], output["size"], output[CommonKeys.PRED], strict=True):
+            if not name:  # does not count, see `CaseInOutput`
+                continue
             if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
                 raise InputError(
                     f"{name}: the network gives numbers that are not finite. Cure: another checkpoint, or a picture "
@@ -154,7 +162,7 @@ class InstancePrediction:
         if "overlay" in self.outputs:
             self._draw(case, painted)
         if "coco" in self.outputs:
-            self.results += coco_results(found, height, width, case.image_id, self.plan.category_ids)
+            self.results[name] = coco_results(found, height, width, case.image_id, self.plan.category_ids)
         per_class = np.bincount(labels, minlength=self.plan.num_classes + 1)[1:]
         row = [name, case.image_id, height, width, len(found.scores), len(places)]
         self.counts.append([*row, *per_class.tolist()])
@@ -175,15 +183,23 @@ class InstancePrediction:
     def _overlay_path(self, name: str) -> Path:
         return self.folder / "overlays" / f"{self.stems[name]}.png"
 
-    def _finish(self, _: Any) -> None:
-        self._behind.wait()
+    def _finish(self) -> None:
+        process_group.together(self._behind.wait)
+        shares = process_group.gather((self.results, self.counts, self.objects))
+        self.results = {name: entries for results, _, _ in shares for name, entries in results.items()}
+        self.counts = [row for _, counts, _ in shares for row in counts]
+        self.objects = [row for _, _, objects in shares for row in objects]
+        process_group.first_alone(self._write_tables)
+
+    def _write_tables(self) -> None:
         order = {name: number for number, name in enumerate(self.cases)}
         for rows in (self.counts, self.objects):  # batches may hold the pictures in another order
             rows.sort(key=lambda row: order[row[0]])
         write_text(self.folder / COUNTS, _table([[*COUNT_COLUMNS, *self.plan.classes], *self.counts]))
         write_text(self.folder / OBJECTS, _table([OBJECT_COLUMNS, *self.objects]))
         if "coco" in self.outputs:
-            write_text(self.folder / RESULTS, "[" + ",\n".join(self.results) + "]\n")
+            entries = [entry for name in self.cases for entry in self.results.get(name, ())]
+            write_text(self.folder / RESULTS, "[" + ",\n".join(entries) + "]\n")
         pictures = "1 picture" if len(self.counts) == 1 else f"{len(self.counts)} pictures"
         print(f"{len(self.objects)} objects in {pictures}: {self.folder.resolve() / COUNTS}")
 

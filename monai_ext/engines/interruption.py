@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
 from monai_ext.engines import process_group
@@ -16,6 +18,7 @@ from monai_ext.engines.workflow import from_command_line
 
 # Ctrl-C reaches every process of a terminal, and torchrun, which got it too, passes it on to them once more.
 ECHO_SECONDS = 5.0
+_LEFT = "a signal ended this validation"
 
 
 class Interruption:
@@ -23,6 +26,8 @@ class Interruption:
 
     A second signal of the same kind acts at once. `finish` passes the signal on, so that the process ends with the
     status that the shell or the job scheduler expects; in a notebook it raises `KeyboardInterrupt` instead.
+
+    After the last step of an epoch the epoch is ended first, apart from its validation; see `completes`.
 
     Of several processes all stop after the same step, whichever of them got the signal.
     """
@@ -33,11 +38,12 @@ class Interruption:
         self._previous: dict[int, Any] = {}
         self._noted: int | None = None
         self._noted_at = 0.0
+        self._may_leave = self._left = False
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda _: self._listen())
+        engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_asked)
-        engine.add_event_handler(Events.COMPLETED, lambda _: self.restore())
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_after_epoch)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._raise)
 
     @property
@@ -48,6 +54,15 @@ class Interruption:
     def stop(self) -> None:
         """Note that training stops here to be gone on with later; no signal is passed on."""
         self.stopped = True
+
+    def _begin(self, engine: Any) -> None:
+        self._listen()
+        # behind all others: what they still have to do, a last validation say, can be stopped too
+        if not engine.has_event_handler(self._end, Events.COMPLETED):
+            engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _end(self, _: Any) -> None:
+        self.restore()
 
     def _listen(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -72,8 +87,56 @@ class Interruption:
     def _stop_if_asked(self, engine: Any) -> None:
         if process_group.world_size() > 1:
             self.received = int(process_group.largest(self._noted or 0)) or None
+        if self.received is not None and engine.state.iteration % (engine.state.epoch_length or 1) != 0:
+            engine.terminate()
+
+    def _stop_after_epoch(self, engine: Any) -> None:
         if self.received is not None:
             engine.terminate()
+
+    def completes(self, evaluator: Any, network: torch.nn.Module, epoch: int) -> bool:
+        """Run an evaluator during training; False if a signal ended it before the network's next call.
+
+        Of several processes all say the same. What the evaluator measured does not count then.
+
+        Args:
+            evaluator: MONAI's; each process runs through its own cases.
+            network: that it calls.
+            epoch: for the evaluator.
+        """
+        self._may_leave, self._left = True, False
+
+        def agree() -> None:
+            """Once in every process: after its last case, or where it leaves."""
+            self._may_leave = False
+            if process_group.world_size() > 1:
+                self.received = int(process_group.largest(self._noted or 0)) or None
+                self._left = self.received is not None
+
+        def agree_at_the_end(engine: Any) -> None:
+            if self._may_leave and engine.state.iteration >= engine.state.epoch_length:
+                agree()
+                if self._left:
+                    # others left in the middle, where nothing of the end is done either
+                    engine.terminate(skip_completed=True)
+
+        with evaluator.add_event_handler(Events.ITERATION_COMPLETED, agree_at_the_end):
+            hook = network.register_forward_pre_hook(self._leave)
+            evaluator.logger.addFilter(_says_nothing_of_leaving)
+            try:
+                evaluator.run(epoch)
+            except _Left:
+                agree()
+            finally:
+                hook.remove()
+                evaluator.logger.removeFilter(_says_nothing_of_leaving)
+                self._may_leave = False
+        return not self._left
+
+    def _leave(self, *_: Any) -> None:
+        if self._may_leave and self._noted is not None:
+            self._left = True
+            raise _Left(_LEFT)
 
     def _raise(self, error: BaseException) -> None:
         self.restore()
@@ -93,6 +156,14 @@ class Interruption:
             raise KeyboardInterrupt
         signal.signal(self.received, signal.SIG_DFL)
         os.kill(os.getpid(), self.received)
+
+
+class _Left(BaseException):
+    """A validation ends here; not an `Exception`, so that nothing takes it for a failure of a case."""
+
+
+def _says_nothing_of_leaving(record: logging.LogRecord) -> bool:
+    return _LEFT not in record.getMessage()  # Ignite takes it for a failure
 
 
 def ignore_interrupts(worker: int) -> None:

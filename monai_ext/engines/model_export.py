@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from monai_ext.datasets.classification_dataset import ImageCase
-from monai_ext.engines.class_outputs import calibration_beside
-from monai_ext.engines.class_preparation import ClassSource, check_classes
+from monai_ext.engines.calibration_file import calibration_beside
+from monai_ext.engines.class_source import ClassSource, check_classes
 from monai_ext.engines.picture_samples import WholePictures
 from monai_ext.export.classifier import export_classifier
 from monai_ext.export.comparison import Runner

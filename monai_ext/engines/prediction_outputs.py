@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
 from monai_ext.datasets.png_labels import is_picture, write_png_labels
 from monai_ext.datasets.segmentation_dataset import Case
+from monai_ext.engines import process_group
+from monai_ext.engines.case_share import collect, has_share
 from monai_ext.engines.overlapped_io import WriteBehind
+from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, PostprocessingTrial
 from monai_ext.evaluation.segmentation_metrics import case_metrics
@@ -62,10 +66,24 @@ def model_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+@dataclass
+class _Outcome:
+    """What became of one case; small, for it travels between processes."""
+
+    name: str
+    error: str = ""
+    written: list[Path] = field(default_factory=list)
+    metrics: Any = None
+    trial: PostprocessingTrial | None = None
+
+
 class PredictionOutputs:
     """Takes the prediction of every case back to its raw grid and writes its label map and/or its metrics.
 
     Label maps are `<case>.nii.gz`; those of 2D pictures (PNG, TIFF) are `<case>.png`.
+
+    Of several processes each writes the label maps of its own cases. At the end the first reports on all of them, in
+    the order of the cases. `metrics`, `written` and `failed` are of all cases then, on every process.
 
     Args:
         plan: of the model.
@@ -82,6 +100,7 @@ class PredictionOutputs:
         pred_format: `nii` label maps, `npy` probabilities `[K, D, H, W]` float32 in canonical axes (z, y, x) as
             `<case>.npy`, or `nii+npy`. Probabilities need logits from the evaluator.
         overlapped: work on a case in a thread of its own while the network predicts the next one.
+        num_cases: of all processes together, dealt out by `CaseShare`; 0: this process has all of them.
 
     Raises:
         InputError: unknown format; post-processing of classes that the plan lacks.
@@ -101,6 +120,7 @@ class PredictionOutputs:
         decision_file: str | Path = "",
         pred_format: str = "nii",
         overlapped: bool = False,
+        num_cases: int = 0,
     ) -> None:
         self.plan = plan
         self.folder = Path(folder)
@@ -112,15 +132,15 @@ class PredictionOutputs:
         self.postprocessing = postprocessing
         self.decision_file = Path(decision_file) if str(decision_file) else None
         self.formats = _formats(pred_format)
-        self.trial: PostprocessingTrial | None = None
+        self.decide = decide
+        self.num_cases = num_cases
         self.metrics: dict[str, Any] = {}
         self.written: list[Path] = []
         self.failed: list[str] = []
         self._behind = WriteBehind(overlapped)
+        self._outcomes: list[_Outcome] = []
         if decide and postprocessing is not None:
             raise ValueError("decide needs predictions as they are, give no postprocessing with it")
-        if decide:
-            self.trial = PostprocessingTrial(plan.foreground_classes, plan.ignore_label)
         kept = {value for values in postprocessing.keep_largest for value in values} if postprocessing else set()
         unknown = sorted(kept - set(plan.foreground_classes.values()))
         if unknown:
@@ -132,8 +152,9 @@ class PredictionOutputs:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._case)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
+    @process_group.one_error
     def keep_existing(self, cases: Sequence[Case], overwrite: bool = False) -> None:
         """Refuse to start if a prediction would replace a file.
 
@@ -165,20 +186,23 @@ class PredictionOutputs:
         )
 
     def _start(self, _: Any) -> None:
+        self._outcomes = []
         model = str(self.about.get("model", ""))
-        if self.measure and model and Path(model).is_file():
+        if self.measure and model and Path(model).is_file() and process_group.is_first():
             self.about["model_sha256"] = model_digest(model)
 
     def _case(self, engine: Any) -> None:
         batch = engine.state.batch
-        if "error" in batch:
-            self.failed.append(batch["error"])
+        outcome = _Outcome(batch["case"].name, batch.get("error", ""))
+        self._outcomes.append(outcome)
+        if outcome.error or (self.num_cases and not has_share(self.num_cases)):
             return
         predicted: torch.Tensor = engine.state.output[CommonKeys.PRED][0]
-        progress = f"{engine.state.iteration} of {engine.state.epoch_length}"
-        self._behind.do(lambda: self._put_out(batch, predicted, progress))
+        done, world_size = engine.state.iteration - 1, process_group.world_size() if self.num_cases else 1
+        place = f"{done * world_size + process_group.rank() + 1} of {self.num_cases or engine.state.epoch_length}"
+        self._behind.do(lambda: self._put_out(batch, predicted, outcome, place))
 
-    def _put_out(self, batch: dict[str, Any], predicted: torch.Tensor, progress: str) -> None:
+    def _put_out(self, batch: dict[str, Any], predicted: torch.Tensor, outcome: _Outcome, place: str) -> None:
         case, geometry, placement = batch["case"], batch["geometry"], batch["placement"]
         if predicted.shape[0] == 1:
             labels = restore_stored_labels(predicted[0].cpu().numpy(), placement, geometry, self.plan)
@@ -188,20 +212,20 @@ class PredictionOutputs:
             labels = self.postprocessing.apply(labels)
         as_array = self.write and "npy" in self.formats
         if self.write and "nii" in self.formats:
-            self._write_labels(case, labels, geometry)
+            outcome.written.append(self._write_labels(case, labels, geometry))
         if self.probabilities or as_array:
             probabilities = restore_probabilities(predicted, placement, geometry, self.plan)
             if self.probabilities:
                 path = self.folder / f"{case.name}_probabilities.nii.gz"
                 write_probabilities(path, probabilities, geometry)
-                self.written.append(path)
+                outcome.written.append(path)
             if as_array:
                 path = self.folder / f"{case.name}.npy"
                 with replacing(path) as partial:
                     np.save(partial, probabilities)
-                self.written.append(path)
+                outcome.written.append(path)
         if self.measure:
-            self.metrics[case.name] = case_metrics(
+            outcome.metrics = case_metrics(
                 labels,
                 batch["reference"],
                 geometry.spacing,
@@ -209,20 +233,28 @@ class PredictionOutputs:
                 tolerance_mm=self.tolerance_mm,
                 ignore_label=self.plan.ignore_label,
             )
-            if self.trial is not None:
-                self.trial.add(case.name, labels, batch["reference"])
-        logger.info("%s (%s)", case.name, progress)
+        if self.measure and self.decide:
+            outcome.trial = PostprocessingTrial(self.plan.foreground_classes, self.plan.ignore_label)
+            outcome.trial.add(case.name, labels, batch["reference"])
+        logger.info("%s (%s)", case.name, place)
 
-    def _write_labels(self, case: Case, labels: np.ndarray, geometry: Geometry) -> None:
+    def _write_labels(self, case: Case, labels: np.ndarray, geometry: Geometry) -> Path:
         picture = is_picture(case.images[0]) and len(geometry.file_shape) == 2
         path = self.folder / f"{case.name}{'.png' if picture else '.nii.gz'}"
         (write_png_labels if picture else write_label_map)(path, labels, geometry)
-        self.written.append(path)
+        return path
 
-    def _finish(self, _: Any) -> None:
-        self._behind.wait()
+    def _finish(self) -> None:
+        process_group.together(self._behind.wait)
+        outcomes = collect(self._outcomes, self.num_cases) if self.num_cases else self._outcomes
+        self.metrics = {outcome.name: outcome.metrics for outcome in outcomes if outcome.metrics is not None}
+        self.written = [path for outcome in outcomes for path in outcome.written]
+        self.failed = [outcome.error for outcome in outcomes if outcome.error]
+        process_group.first_alone(lambda: self._report([o.trial for o in outcomes if o.trial is not None]))
+
+    def _report(self, trials: Sequence[PostprocessingTrial]) -> None:
         if self.measure and self.metrics:
-            decided = self.trial.decide() if self.trial is not None else None
+            decided = PostprocessingTrial.joined(trials).decide() if trials else None
             summary = write_report(self.folder, self.metrics, {**self.about, **self._about_postprocessing(decided)})
             print(format_table(summary))
             if decided is not None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_ext.atomic_files import write_text
+from monai_ext.atomic_files import write_cache
 from monai_ext.datasets.dataset_check import check_dataset, dataset_state
 from monai_ext.datasets.folds import Fold, leaking_groups, load_splits, make_folds, read_groups, select_fold
 from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
+from monai_ext.engines import process_group
+from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
 from monai_ext.planning.fingerprint import Fingerprint, compute_fingerprint
@@ -71,7 +73,8 @@ def open_dataset(dataset_dir: str, work_dir: str | Path) -> SegmentationDataset:
         return read_msd(Path(dataset_dir))
     folder = Path(work_dir) / "raw"
     logger.info("no dataset_dir given: using the phantom dataset in %s", folder)
-    return read_msd(make_phantom(folder))
+    ranks_of_folder(work_dir).first_alone(lambda: make_phantom(folder))
+    return read_msd(folder)
 
 
 def choose_fold(
@@ -97,20 +100,30 @@ def _fingerprint(dataset: SegmentationDataset, folder: Path, crop: str, num_work
     """Fingerprint of the dataset, read from the folder if that was made from the same files."""
     path = folder / ("fingerprint.json" if crop == "nonzero" else f"fingerprint_{crop}.json")
     state = dataset_state(dataset)
-    if path.exists():
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["dataset_state"] == state:
-                return Fingerprint.from_json(json.dumps(kept["fingerprint"]))
-        except (json.JSONDecodeError, KeyError, InputError):
-            logger.warning("%s is damaged: fingerprint again", path)
+    kept = _kept_fingerprint(path, state)
+    everywhere = all(process_group.gather(kept is not None))  # machines may have stores of their own
+    if everywhere and kept is not None:
+        return kept
     logger.info("fingerprint of %d cases", len(dataset.training))
     fingerprint = compute_fingerprint(dataset, num_workers=num_workers, progress=True, crop=crop)
-    content = {"dataset_state": state, "fingerprint": json.loads(fingerprint.to_json())}
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    content = json.dumps({"dataset_state": state, "fingerprint": json.loads(fingerprint.to_json())}, indent=2)
+    ranks_of_folder(folder).first_alone(lambda: write_cache(path, content + "\n"))
     return fingerprint
 
 
+def _kept_fingerprint(path: Path, state: str) -> Fingerprint | None:
+    """What an earlier run found, if it was the same files."""
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return Fingerprint.from_json(json.dumps(kept["fingerprint"])) if kept["dataset_state"] == state else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
+        logger.warning("%s is damaged: fingerprint again", path)
+        return None
+
+
+@process_group.one_error
 def open_source(
     dataset_dir: str,
     store_dir: str,
@@ -134,6 +147,7 @@ def open_source(
     return Source(dataset, choose_fold(dataset, fold, nfolds, fold_seed, group_by, splits_file))
 
 
+@process_group.one_error
 def prepare(
     source: Source,
     output_dir: str,
@@ -173,16 +187,17 @@ def prepare(
 
     Raises:
         InputError: the dataset, a key or the plan breaks a rule; every problem found is listed.
+        SystemExit: instead of that, on all processes of a training but the one that says it.
     """
     check_start(resume, overwrite)
     plan = ready_plan(
         source.dataset, store_dir, plan_options, network_options or {}, task, plan_file, mirror, dilation, data2d_dim,
         mixed_sizes, num_workers,
     )  # fmt: skip
-    protect_training(Path(output_dir), plan, source.fold, overwrite)
+    process_group.first_alone(lambda: protect_training(Path(output_dir), plan, source.fold, overwrite))
     logger.info("plan of %s:\n%s", source.dataset.name, plan.describe())
     store = prepare_cases(source.dataset, plan, cases_folder(store_dir, plan), num_workers)
-    record_start(Path(output_dir), plan, source.fold)
+    process_group.first_alone(lambda: record_start(Path(output_dir), plan, source.fold))
     return Prepared(source, plan, store)
 
 

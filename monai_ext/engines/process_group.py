@@ -8,8 +8,12 @@ own, so that they neither stop a GPU nor run into NCCL's time limit while one pr
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
+import signal
+import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -19,7 +23,10 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import distributed
 
+from monai_ext.engines.local_sockets import keep_local
+from monai_ext.engines.workflow import from_command_line
 from monai_ext.errors import InputError
+from monai_ext.file_lock import process_birth
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,7 +36,10 @@ PATIENCE = timedelta(days=2)
 # Seconds. torchrun ends all processes as soon as one has ended; the one that says why must not be cut off.
 LAST_WORDS = 1.0
 
+_END = "end of what processes do together"  # marks what they tell each other then
 _control: Any = None  # gloo group for small values; None is the default group
+_launchers: frozenset[str] = frozenset()
+_at_finish: list[Callable[[], object]] = []
 
 
 def start() -> None:
@@ -40,18 +50,23 @@ def start() -> None:
     Raises:
         InputError: torchrun's variables are incomplete.
     """
-    global _control
-    if running() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    global _control, _launchers
+    if running():
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _launchers = _own_launcher()
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise InputError(f"WORLD_SIZE is set, {', '.join(missing)} are not. Cure: start with torchrun")
+    keep_local()
     if torch.cuda.is_available():
         torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
         distributed.init_process_group("cpu:gloo,cuda:nccl")
         _control = distributed.new_group(backend="gloo", timeout=PATIENCE)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
+    _launchers = frozenset().union(*gather(_own_launcher()))
     if is_first():
         logger.info("%d processes train together", world_size())
     else:
@@ -61,12 +76,30 @@ def start() -> None:
 
 def finish() -> None:
     """Wait for the other processes and leave them."""
-    global _control
+    global _control, _launchers
+    barrier()
+    for function in _at_finish:
+        function()
+    _at_finish.clear()
+    _launchers = frozenset()
     if running():
-        barrier()
+        if from_command_line() and threading.current_thread() is threading.main_thread():
+            # all is done; should a connection hang when it is closed, a handler in Python would never be called
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
         distributed.destroy_process_group()
         _control = None
         logging.disable(logging.NOTSET)
+
+
+def launchers() -> frozenset[str]:
+    """The torchrun processes, one a machine, that started these processes and start them again if one fails."""
+    return _launchers
+
+
+def at_finish(function: Callable[[], object]) -> None:
+    """Have this process call a function when all have ended well."""
+    _at_finish.append(function)
 
 
 def running() -> bool:
@@ -81,6 +114,9 @@ def check_joined() -> None:
         InputError: torchrun started several processes, and none has called `start`.
     """
     if not running() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("RANK", "0")) > 0:  # the first one says so
+            time.sleep(LAST_WORDS)
+            raise SystemExit(1)
         raise InputError(
             "torchrun started several processes, but no config lets them join. "
             "Cure: --config_file with multi_gpu_train.json as its last file"
@@ -129,9 +165,20 @@ def gather(value: T) -> list[T]:
     """What every process gave, in the order of their ranks, on every process."""
     if not running():
         return [value]
-    values: list[Any] = [None] * world_size()
-    distributed.all_gather_object(values, value, group=_control)
+    values = _gathered(value)
+    if any(map(_is_end, values)):  # another process failed before it came here
+        time.sleep(LAST_WORDS)
+        raise SystemExit(1)
     return values
+
+
+def gather_at_first(value: T) -> list[T]:
+    """What every process gave, in the order of their ranks, on the first process; on the others an empty list."""
+    if not running():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if is_first() else None
+    distributed.gather_object(value, values, dst=0, group=_control)
+    return values or []
 
 
 def largest(number: float) -> float:
@@ -151,6 +198,26 @@ def of_first(number: float) -> float:
     value = torch.tensor(number, dtype=torch.float64)
     distributed.broadcast(value, 0, group=_control)
     return float(value)
+
+
+def is_first_to_say(text: str) -> bool:
+    """Whether no other process has asked this about the same text: for a mistake that all of them find by themselves.
+
+    Nobody waits for the others here, since they may have found none.
+    """
+    if not running():
+        return True
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        return bool(distributed.distributed_c10d._get_default_store().add(f"said {digest}", 1) == 1)
+    except RuntimeError:  # whoever kept the store has ended
+        return True
+
+
+def say(*words: object) -> None:
+    """Print on the first process only."""
+    if is_first():
+        print(*words, flush=True)
 
 
 def together(function: Callable[[], T]) -> T:
@@ -197,14 +264,33 @@ def _end_if_any_failed(error: BaseException | None) -> None:
         if error is not None:
             raise error
         return
-    failures = gather((error is not None, isinstance(error, Exception)))
-    if not any(failed for failed, _ in failures):
+    failures = _gathered((_END, error is not None, isinstance(error, Exception)))
+    if not all(_is_end(given) for given in failures):  # one failed, the others are on their way through the function
+        raise error or RuntimeError("processes do not take the same way through a function they call together")
+    if not any(failed for _, failed, _ in failures):
         return
-    speakers = [number for number, (_, speaks) in enumerate(failures) if speaks]
+    speakers = [number for number, (_, _, speaks) in enumerate(failures) if speaks]
     if error is not None and speakers[:1] in ([], [rank()]):
         raise error
     time.sleep(LAST_WORDS)
     raise SystemExit(1)
+
+
+def _own_launcher() -> frozenset[str]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return frozenset()
+    launcher = os.getppid()
+    return frozenset({f"process {launcher} on {socket.gethostname()}, begun at {process_birth(launcher)}"})
+
+
+def _gathered(value: Any) -> list[Any]:
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value, group=_control)
+    return values
+
+
+def _is_end(value: Any) -> bool:
+    return isinstance(value, tuple) and value[:1] == (_END,)
 
 
 def _local_rank() -> int:

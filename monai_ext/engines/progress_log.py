@@ -13,7 +13,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from monai_ext.atomic_files import write_text
+from monai_ext.atomic_files import append_text, write_text
 from monai_ext.engines import process_group
 from monai_ext.engines.training_budget import TrainingBudget
 
@@ -74,6 +74,10 @@ class ProgressLog:
             whole = [line for line in lines if line.endswith("}\n")]  # a kill may have cut the last line
             kept = [line for line in whole if json.loads(line)["iteration"] <= engine.state.iteration]
             write_text(self.log_file, "".join(kept))
+            self._logged = json.loads(kept[-1])["iteration"] if kept else 0
+            self._finish_line(engine)
+        # whether the last step still wants a line is what all processes must agree on
+        self._logged = int(process_group.of_first(self._logged))
 
     def _begin(self, engine: Any) -> None:
         state = engine.state
@@ -132,9 +136,7 @@ class ProgressLog:
         if not process_group.is_first():
             return
         logger.info("%s, %s left", text, duration(self.budget.seconds_left))
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(self.log_file, json.dumps(row) + "\n")
 
     def _finish(self, engine: Any) -> None:
         """Log what was validated after the last epoch was logged: its end, or that of an epoch cut short."""
@@ -142,9 +144,16 @@ class ProgressLog:
         if validation is not None and validation["iteration"] == engine.state.iteration:
             if self._logged < engine.state.iteration:
                 self._end(engine)
-            elif self._validated < engine.state.iteration and process_group.is_first():
-                self._complete(validation)
+            elif process_group.is_first():
+                self._finish_line(engine)
         self._close(engine)
+
+    def _finish_line(self, engine: Any) -> None:
+        """Log a validation that came after the line of its epoch: the last one, or one that a stop had put off."""
+        validation, step = getattr(engine.state, "validation", None), engine.state.iteration
+        if validation is not None and validation["iteration"] == step == self._logged and self._validated < step:
+            self._complete(validation)
+            self._validated = step
 
     def _complete(self, validation: dict[str, Any]) -> None:
         """Add a validation to the last line, which was written before it."""

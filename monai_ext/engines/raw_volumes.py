@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from monai_ext.datasets.image_files import read_image, read_label
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.errors import InputError
 from monai_ext.planning.plan import Plan
-from monai_ext.preprocessing.case_preprocessing import needs_resampling, preprocess
+from monai_ext.preprocessing.case_preprocessing import needs_resampling, preprocess, raw_grid
+
+MOST_LOGITS = 2**30  # bytes
 
 
 class RawVolumes(Dataset[dict[str, Any]]):
@@ -70,26 +73,40 @@ def one_case(items: list[dict[str, Any]]) -> dict[str, Any]:
 class CasePrediction:
     """`iteration_update` of the evaluator: predict one case, holding no more than its output needs.
 
-    Where the stored grid is the raw grid and nobody asked for probabilities, windows are reduced to labels slab by
-    slab, so that the logits of the whole volume (classes x voxels x 4 bytes) never exist. Elsewhere logits are kept:
-    they, not labels, are what must be resampled.
+    Where nobody asked for probabilities and the stored grid is the raw grid, windows are reduced to labels slab by
+    slab, so that the logits of the whole volume (classes x voxels x 4 bytes) never exist. Elsewhere they, not labels,
+    are what must be resampled: all at once if they are small, else slab by slab as well, straight to the raw grid.
 
     Args:
         plan: of the model.
         probabilities: keep logits in any case.
+        most_logits: bytes of logits of one case that are kept if only labels are wanted.
     """
 
-    def __init__(self, plan: Plan, probabilities: bool = False) -> None:
+    def __init__(self, plan: Plan, probabilities: bool = False, most_logits: int = MOST_LOGITS) -> None:
         self.plan = plan
         self.probabilities = probabilities
+        self.most_logits = most_logits
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return `pred`: labels `[1, 1, d, h, w]` or logits `[1, K, d, h, w]`; nothing for an unreadable case."""
         if "error" in batch:
             return {}
         image = batch[CommonKeys.IMAGE].to(engine.state.device)
-        keep = self.probabilities or needs_resampling(batch["placement"], batch["geometry"], self.plan)
-        predict = engine.inferer if keep else engine.inferer.segment
         device = torch.device(engine.state.device).type
         with engine.mode(engine.network), torch.autocast(device, enabled=engine.amp, **engine.amp_kwargs):
-            return {CommonKeys.PRED: predict(image, engine.network)}
+            return {CommonKeys.PRED: self._predict(engine, image, batch)}
+
+    def _predict(self, engine: Any, image: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
+        predicted: torch.Tensor
+        placement, geometry = batch["placement"], batch["geometry"]
+        resampled = needs_resampling(placement, geometry, self.plan)
+        if not self.probabilities and not resampled:
+            predicted = engine.inferer.segment(image, engine.network)
+        elif self.probabilities or math.prod(placement.stored_shape) * self.plan.num_classes * 4 <= self.most_logits:
+            predicted = engine.inferer(image, engine.network)
+        else:
+            predicted = engine.inferer.segment_resampled(
+                image, engine.network, *raw_grid(placement, geometry, self.plan)
+            )
+        return predicted

@@ -11,8 +11,10 @@ import torch
 
 import monai_ext
 from monai_ext.engines import process_group
+from monai_ext.engines.folder_ranks import require_common_folder
 from monai_ext.engines.preparation import dataset_name
-from monai_ext.engines.run_protection import RunPlan, same_plan
+from monai_ext.engines.run_protection import RunPlan, hold_while_running, same_plan
+from monai_ext.engines.workflow import running_workflow
 from monai_ext.errors import InputError
 from monai_ext.inferers.bfloat16_inferer import has_native_bfloat16
 
@@ -33,8 +35,12 @@ def default_store_dir(bundle_root: str, dataset_dir: str) -> str:
 def announce(output_dir: str, device: torch.device | str) -> None:
     """Print the output folder first, then what a bug report needs; log to the terminal and nothing else.
 
+    No other process may run in the folder from here on, see `run_protection.hold_folder`.
+
     Raises:
-        InputError: the output folder cannot be made, the device does not exist, or torchrun's processes did not join.
+        LockedError: another process runs in the output folder.
+        InputError: the output folder cannot be made or written, or is not the same on all machines, the device does not
+            exist, or torchrun's processes did not join.
     """
     process_group.check_joined()
     if process_group.is_first():
@@ -50,6 +56,8 @@ def announce(output_dir: str, device: torch.device | str) -> None:
         raise InputError(
             f"{output_dir}: cannot be made ({error}). Cure: set --output_dir to a writable folder"
         ) from error
+    require_common_folder(output_dir, "output_dir")
+    process_group.together(lambda: hold_while_running(Path(output_dir), running_workflow() or announce))
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from monai_ext.atomic_files import write_text
+from monai_ext.atomic_files import remove_partials, write_text
 from monai_ext.datasets.folds import Fold
+from monai_ext.engines.fold_file import read_fold_file
+from monai_ext.engines.launch_record import begun_by_this_launch
 from monai_ext.errors import InputError
+from monai_ext.expected_folders import expect_folder, forget_folder
 from monai_ext.file_lock import FileLock
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 logger = logging.getLogger(__name__)
 PLAN_FILE, FOLD_FILE = "plan.json", "fold.json"
 LOCK_FILE = ".run.lock"
+OUTPUT_FOLDERS = ("evaluation", "predictions", "export")
+PICTURE_FOLDERS = ("labels", "overlays", "activations")  # in those, or in a folder of predictions alone
 LOCK_PATIENCE = 5.0  # seconds; a run that was told to stop may be saving while its successor starts
 RUN_FILES = (
     "last.pt",
@@ -74,41 +84,71 @@ def check_start(resume: bool, overwrite: bool) -> None:
 
 
 _held: dict[Path, FileLock] = {}
+_runs: dict[Path, int] = {}  # the last run of this process that holds a folder
+_numbers = itertools.count()
 
 
 def hold_folder(folder: Path) -> None:
-    """Keep other processes from training in a folder until this one ends or calls `release_folder`.
+    """Keep other processes from running in a folder until this one ends or calls `release_folder`.
 
-    This process may begin again in a folder that it holds. Of the processes of a distributed training the first holds
-    the folder for all. Of folders on network disks see `monai_ext.file_lock`.
+    This process may begin again in a folder that it holds. Of the processes of a distributed run the first holds the
+    folder for all. Of folders on network disks see `monai_ext.file_lock`. From here on a folder that is removed or
+    replaced is not made again by what writes into it, see `monai_ext.expected_folders`.
 
     Raises:
-        LockedError: another process trains there; names it.
+        LockedError: another process runs there; names it.
         InputError: the folder cannot be written.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
     place = folder.resolve()
+    if int(os.environ.get("RANK", "0")) > 0:
+        if place.is_dir():
+            expect_folder(place)
+        return
     former = _held.get(place)
     if former is not None and former.in_place:
         return
-    cure = "another --output_dir, or wait until that run ends (or stop it) and go on with --resume True"
+    cure = "another --output_dir, or wait until that run ends, or stop it (a training goes on with --resume True)"
     lock = FileLock(place / LOCK_FILE, f"{folder}, the folder of this run,", cure)
     lock.acquire(LOCK_PATIENCE)
     if former is not None:
         former.release()
     _held[place] = lock
+    expect_folder(place)
+    parts = [place, *(place / name for name in OUTPUT_FOLDERS)]
+    for part in [*parts, *(part / name for part in parts for name in PICTURE_FOLDERS)]:
+        remove_partials(part)  # a killed run may have left unfinished files
+
+
+def hold_while_running(folder: Path, run: object) -> None:
+    """As `hold_folder`, until this process ends or nothing refers to `run` any more, as in a notebook."""
+    hold_folder(folder)
+    place = folder.resolve()
+    _runs[place] = number = next(_numbers)
+    weakref.finalize(run, _release_after, place, number)
+
+
+def _release_after(place: Path, number: int) -> None:
+    if _runs.get(place) == number:  # otherwise a later run holds the folder
+        release_folder(place)
 
 
 def release_folder(folder: Path) -> None:
-    """Let other processes train in a folder again; the end of the process does the same."""
-    lock = _held.pop(folder.resolve(), None)
+    """Let other processes run in a folder again and take the lock file away.
+
+    The end of the process releases it too; the file of a killed one stays, and the next run takes it over.
+    """
+    place = folder.resolve()
+    forget_folder(place)
+    _runs.pop(place, None)
+    lock = _held.pop(place, None)
     if lock is not None:
-        lock.release()
+        lock.release(remove=True)
 
 
 def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, data: str = "") -> None:
     """Refuse to mix a new training with an earlier one of another plan or fold; with `overwrite` set that aside.
+
+    What torchrun has begun itself and starts again after a failure is not set aside.
 
     From here on no other process can train in the folder, see `hold_folder`.
 
@@ -118,7 +158,7 @@ def protect_training(folder: Path, plan: RunPlan, fold: Fold, overwrite: bool, d
         InputError: the training in the folder has another plan or fold, or another process is training there.
     """
     hold_folder(folder)
-    if overwrite:
+    if overwrite and not begun_by_this_launch(folder):
         set_aside(folder)
         return
     changed = _differences(folder, plan, fold, data)
@@ -158,7 +198,7 @@ def check_held_out(fold: Fold, ckpt_path: str, data: str = "", contents: Mapping
     if not path.is_file():
         logger.warning("%s is missing: whether the model was trained on these cases is not known", path)
         return
-    trained = json.loads(path.read_text(encoding="utf-8"))
+    trained = read_fold_file(path)
     seen = sorted(set(trained["train"]) & set(fold.val))
     if data and trained.get("data", data) != data:
         logger.info("%s was trained on another dataset", ckpt_path)
@@ -203,7 +243,7 @@ def _differences(folder: Path, plan: RunPlan, fold: Fold, data: str) -> list[str
         trained, present = _fields(plan.load(folder / PLAN_FILE)), _fields(plan)
         changed = [f"{n}: {trained[n]} -> {present[n]}" for n in trained if trained[n] != present[n]]
     if (folder / FOLD_FILE).exists():
-        kept = json.loads((folder / FOLD_FILE).read_text(encoding="utf-8"))
+        kept = read_fold_file(folder / FOLD_FILE)
         if data and kept.get("data", data) != data:
             changed.append("the data: other images or labels under the same names")
         for part, names in (("train", fold.train), ("val", fold.val)):

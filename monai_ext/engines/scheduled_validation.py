@@ -19,6 +19,15 @@ from monai_ext.engines.interruption import Interruption
 from monai_ext.engines.schedules import ProgressSchedule
 
 logger = logging.getLogger(__name__)
+STATE = (
+    "best",
+    "best_epoch",
+    "best_class_scores",
+    "score_name",
+    "last_iteration",
+    "last_class_scores",
+    "final_iteration",
+)
 
 
 class ScheduledValidation(ValidationHandler):
@@ -26,6 +35,9 @@ class ScheduledValidation(ValidationHandler):
 
     A model whose key metric or weights are not finite is never the best. After the last step it validates once more
     (unless that epoch was validated) and writes `model_final.pt`.
+
+    A signal ends a validation before the network's next call. What was not validated for that reason is validated when
+    the training is gone on with, before its next step, so that it goes the way it would have gone.
 
     Args:
         validator: the evaluator; its key metric decides, larger is better.
@@ -68,11 +80,21 @@ class ScheduledValidation(ValidationHandler):
         self.score_name = ""
         self.last_iteration = 0
         self.last_class_scores: dict[str, float] = {}
+        self.final_iteration = -1
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._make_up)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self._validate_if_due)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_on_plateau)
         engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _make_up(self, engine: Any) -> None:
+        """Validate the epoch that ended with the step resumed from, if a stop left no time for it."""
+        state = engine.state
+        ended = state.iteration > 0 and state.iteration % state.epoch_length == 0 and state.epoch % self.interval == 0
+        if ended and self.last_iteration != state.iteration:
+            self._validate_if_due(engine)
+            self._stop_on_plateau(engine)
 
     def _validate_if_due(self, engine: Any) -> None:
         # a session that ends on request has the time for it, one that ends by a signal has not
@@ -83,7 +105,11 @@ class ScheduledValidation(ValidationHandler):
     def _validate(self, engine: Any) -> None:
         if self.validator is None:
             raise RuntimeError("no validator is set")
-        self.validator.run(max(1, engine.state.epoch))
+        if self.interruption is None:
+            self.validator.run(max(1, engine.state.epoch))
+        elif not self.interruption.completes(self.validator, self.network, max(1, engine.state.epoch)):
+            engine.terminate()
+            return
         state: Any = self.validator.state
         name = state.key_metric_name
         metric = float(state.metrics[name])
@@ -131,7 +157,10 @@ class ScheduledValidation(ValidationHandler):
             return
         if self.last_iteration != engine.state.iteration:
             self._validate(engine)
+        if self.interruption is not None and self.interruption.unfinished:
+            return
         self._save("model_final.pt")
+        self.final_iteration = engine.state.iteration
 
     def _save(self, name: str) -> None:
         # all processes have the same weights and see the same score
@@ -139,8 +168,7 @@ class ScheduledValidation(ValidationHandler):
             save_tensors(self.folder / name, self.network.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best", "best_epoch", "best_class_scores", "score_name", "last_iteration", "last_class_scores")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -66,6 +66,7 @@ class ProgressSchedule:
         self.reductions = 0
         self.best = -math.inf
         self.stale = 0
+        self._place = (0.0, 0.0)
 
     def scale(self, progress: float, epochs: float = 0.0) -> float:
         """Learning rate divided by its peak at `progress`, with that many epochs done."""
@@ -90,18 +91,21 @@ class ProgressSchedule:
             progress: share of the budget used up.
             epochs: epochs done, a started one as a fraction.
         """
+        self._place = (progress, epochs)
         scale = self.scale(progress, epochs)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * scale
 
     def report_metric(self, metric: float) -> None:
-        """Tell `plateau` the key metric (larger is better) of a validation."""
+        """Tell `plateau` the key metric (larger is better) of a validation; a reduction counts at once."""
         if metric > self.best:
             self.best, self.stale = metric, 0
             return
         self.stale += 1
         if self.stale > self.patience:
             self.reductions, self.stale = self.reductions + 1, 0
+            # now, and not after one more step: a training resumed here knows only the number of reductions
+            self.set_progress(*self._place)
 
     def state_dict(self) -> dict[str, Any]:
         return {"reductions": self.reductions, "best": self.best, "stale": self.stale, "peaks": self.peaks}

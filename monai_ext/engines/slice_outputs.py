@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_ext.datasets.em_writing import write_stack
+from monai_ext.engines import process_group
+from monai_ext.engines.case_share import collect_at_first
 from monai_ext.engines.prediction_outputs import model_digest
+from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.engines.slice_dice import hard_dice
 from monai_ext.errors import InputError
 from monai_ext.evaluation.membrane_picture import draw_membranes
@@ -24,6 +28,17 @@ from monai_ext.preprocessing.slice_resize import resized, resized_labels
 
 logger = logging.getLogger(__name__)
 PRED_FORMATS = ("probability", "labels")
+
+
+@dataclass(frozen=True)
+class _ScoredSlice:
+    """A slice as it goes to the process that reports; pages `[H, W]`, float32 and a uint8 label."""
+
+    name: str
+    scores: dict[str, float]
+    image: np.ndarray
+    probability: np.ndarray
+    label: np.ndarray
 
 
 class SliceEvaluation:
@@ -38,6 +53,8 @@ class SliceEvaluation:
         about: further entries of the summary.
         ckpt_path: the model, whose digest is recorded.
         thresholds: tried for V_rand and V_info.
+        num_cases: slices of all processes together, dealt out by `CaseShare`; the first then reports on all of them.
+            0: this process has all.
 
     Raises:
         InputError: no thresholds, or some outside 0 to 1.
@@ -49,6 +66,7 @@ class SliceEvaluation:
         about: Mapping[str, Any],
         ckpt_path: str,
         thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        num_cases: int = 0,
     ) -> None:
         if not thresholds or not all(0 < threshold < 1 for threshold in thresholds):
             raise InputError(f"--thresholds {list(thresholds)}: must be between 0 and 1, at least one. Cure: [0.5]")
@@ -56,12 +74,13 @@ class SliceEvaluation:
         self.about = dict(about)
         self.ckpt_path = ckpt_path
         self.thresholds = tuple(thresholds)
-        self._scores: dict[str, dict[str, float]] = {}
-        self._pages: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.num_cases = num_cases
+        self._slices: list[_ScoredSlice] = []
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self._slices.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         output = engine.state.output
@@ -70,35 +89,41 @@ class SliceEvaluation:
         soft, hard = soft_dice(full, labels).mean(1), hard_dice(full, labels)
         soft_network = soft_dice(native, resized_labels(labels, native.shape[-2:])).mean(1)
         for i, name in enumerate(engine.state.batch["case"]):
-            self._scores[name] = {
+            scores = {
                 "soft_dice": float(soft[i]),
                 "soft_dice_network": float(soft_network[i]),
                 "dice_membrane": float(hard[i, 0]),
                 "dice_background": float(hard[i, 1]),
             }
             background = full[i, 1].clamp(0, 1)  # a weighted mean may exceed 1 by rounding
-            page, probability, label = (t.float().cpu().numpy() for t in (image[i, 0], background, labels[i, 0]))
-            self._pages.append((page, probability, label))
+            page, probability = (tensor.float().cpu().numpy() for tensor in (image[i, 0], background))
+            label = labels[i, 0].to(torch.uint8).cpu().numpy()
+            self._slices.append(_ScoredSlice(name, scores, page, probability, label))
 
-    def _finish(self, _: Any) -> None:
-        images, probabilities, labels = (np.stack(arrays) for arrays in zip(*self._pages, strict=True))
-        labels = labels.astype(np.uint8)
+    def _finish(self) -> None:
+        slices = collect_at_first(self._slices, self.num_cases) if self.num_cases else self._slices
+        process_group.first_alone(lambda: self._report(slices))
+
+    def _report(self, slices: Sequence[_ScoredSlice]) -> None:
+        scores = {found.name: found.scores for found in slices}
+        images, probabilities, labels = (
+            np.stack(pages) for pages in zip(*((s.image, s.probability, s.label) for s in slices), strict=True)
+        )
         segments = best_segment_scores(probabilities, labels, self.thresholds)
         summary = {
-            "num_cases": len(self._scores),
-            **slice_means(self._scores),
+            "num_cases": len(scores),
+            **slice_means(scores),
             **{name: getattr(segments, name) for name in segments.__dataclass_fields__},
             "model_sha256": model_digest(Path(self.ckpt_path)),
             **self.about,
         }
-        write_slice_report(self.folder, self._scores, summary)
+        write_slice_report(self.folder, scores, summary)
         write_stack(self.folder / "probabilities.tif", probabilities.astype(np.float32))
-        names = list(self._scores)
-        draw_membranes(self.folder / "overlay.png", images, labels, probabilities, names)
+        draw_membranes(self.folder / "overlay.png", images, labels, probabilities, list(scores))
         print(score_table(summary))
         for file in ("summary.json", "metrics.csv", "probabilities.tif", "overlay.png"):
             print(f"{file + ':':<19}{(self.folder / file).resolve()}")
-        logger.info("%d slices", len(self._scores))
+        logger.info("%d slices", len(scores))
         logger.info("mean foreground Dice %.3f", summary["dice_membrane"])
 
 
@@ -109,26 +134,31 @@ class StackPrediction:
         path: of the file.
         pred_format: `probability` of class 1, background (float32, 0 is membrane, as the ISBI 2012 challenge wants it),
             or `labels` of 8 bits, 0 membrane and 255 background.
+        num_cases: slices of all processes together, dealt out by `CaseShare`; the first then writes all of them.
+            0: this process has all.
 
     Raises:
         InputError: the format is unknown.
     """
 
-    def __init__(self, path: str | Path, pred_format: str = "probability") -> None:
+    def __init__(self, path: str | Path, pred_format: str = "probability", num_cases: int = 0) -> None:
         if pred_format not in PRED_FORMATS:
             raise InputError(f"--pred_format {pred_format!r}: is not known. Cure: one of {', '.join(PRED_FORMATS)}")
         self.path = Path(path)
         self.pred_format = pred_format
+        self.num_cases = num_cases
         self._pages: list[np.ndarray] = []
 
+    @process_group.one_error
     def check_new(self, overwrite: bool) -> None:
         """Raise `InputError` if the file is there and must not be replaced."""
         if self.path.exists() and not overwrite:
             raise InputError(f"{self.path}: exists already. Cure: another --output_dir, or --overwrite True")
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda _: self._pages.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        when_all_are_done(engine, self._finish)
 
     def _collect(self, engine: Any) -> None:
         output = engine.state.output
@@ -136,8 +166,11 @@ class StackPrediction:
         for page in full[:, 1].float().cpu().clamp(0, 1):
             self._pages.append(page.numpy() if self.pred_format == "probability" else _labels(page))
 
-    def _finish(self, _: Any) -> None:
-        pages = np.stack(self._pages)
+    def _finish(self) -> None:
+        pages = collect_at_first(self._pages, self.num_cases) if self.num_cases else self._pages
+        process_group.first_alone(lambda: self._write(np.stack(pages)))
+
+    def _write(self, pages: np.ndarray) -> None:
         write_stack(self.path, pages)
         print(f"{len(pages)} pages of {pages.shape[1]} x {pages.shape[2]}, {pages.dtype}: {self.path.resolve()}")
 

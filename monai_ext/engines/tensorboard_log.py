@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,16 @@ from ignite.engine import Engine, Events
 
 from monai_ext.engines import process_group
 from monai_ext.engines.validation_picture import ValidationPicture
+from monai_ext.expected_folders import check_folder
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoardLog:
     """Writes scalars after every epoch and a picture after every validation; of several processes the first.
 
-    The event file is opened when training starts, not when the config is parsed.
+    The event file is opened when training starts, not when the config is parsed. Where it cannot be written, a warning
+    says so and training goes on without curves: whether it must end is for those to say who write its checkpoints.
 
     Args:
         folder: log directory.
@@ -29,6 +35,7 @@ class TensorBoardLog:
         self._writer: Any = None
         self._drawn = 0
         self._first_step = 0
+        self._given_up = False
 
     def attach(self, engine: Engine) -> None:
         if not process_group.is_first():
@@ -36,8 +43,18 @@ class TensorBoardLog:
         self.evaluator.add_event_handler(Events.EPOCH_STARTED, lambda _: self.picture.forget())
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self.picture.keep(e.state.output))
         engine.add_event_handler(Events.STARTED, self._note_first_step)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._scalars)
-        engine.add_event_handler(Events.COMPLETED, self._close)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: self._try(self._scalars, e))
+        engine.add_event_handler(Events.COMPLETED, lambda e: self._try(self._close, e))
+
+    def _try(self, write: Callable[[Any], None], engine: Any) -> None:
+        if self._given_up:
+            return
+        try:
+            check_folder(Path(self.folder))
+            write(engine)
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s), so curves end here", self.folder, error.strerror or error)
+            self._writer, self._given_up = None, True
 
     @property
     def writer(self) -> Any:

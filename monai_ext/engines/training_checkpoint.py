@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from monai_ext.atomic_files import remove_partials, save_tensors
 from monai_ext.engines import process_group
 from monai_ext.engines.checkpoint_files import LAST, PREVIOUS, load_newest, load_tensors
+from monai_ext.engines.launch_record import begun_by_this_launch, note_launch
 from monai_ext.engines.run_protection import RunPlan
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
@@ -51,7 +52,7 @@ class TrainingCheckpoint:
         plan: recorded, so that a checkpoint of another plan is refused.
         parts: named objects with `state_dict` and `load_state_dict` (network, optimiser, average, budget, ...).
         stream: sample stream to continue.
-        resume: go on from `last.pt` if there is one.
+        resume: go on from `last.pt` if there is one. What torchrun starts again after a failure goes on in any case.
         options: keys that shape the course of training; a resumed training must have the same.
         save_interval: steps between further saves within epochs; 0 for none.
     """
@@ -71,13 +72,14 @@ class TrainingCheckpoint:
         self.plan = plan
         self.parts = parts
         self.stream = stream
-        self.resume = resume
+        # what the first sees decides: a file may reach another machine later
+        self.resume = resume or process_group.of_first(begun_by_this_launch(folder)) > 0
         self.save_interval = save_interval
         self.options = {name: repr(value) for name, value in (options or {}).items()}
         self._scaler_state: dict[str, Any] | None = None
         self._last_is_whole = True
         found = [path for path in (Path(folder) / name for name in (LAST, PREVIOUS, *MODELS)) if path.exists()]
-        if found and not resume:
+        if found and not self.resume:
             raise InputError(
                 f"{found[0]}: this folder already holds a training. Cure: --resume True to go on with it, another "
                 "--output_dir, or --overwrite True to start anew"
@@ -88,11 +90,18 @@ class TrainingCheckpoint:
     def attach(self, engine: Engine) -> None:
         if self.resume:
             self._restore(engine)
+        if process_group.is_first():
+            note_launch(self.path.parent)
         engine.add_event_handler(Events.STARTED, self._restore_scaler)
         if self.save_interval > 0:
-            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.save_interval), self.save)
+            engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.save_interval), self._save_within)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def _save_within(self, engine: Any) -> None:
+        # the end of an epoch has its own, after its validation
+        if engine.state.iteration % engine.state.epoch_length != 0:
+            self.save(engine)
 
     def save(self, engine: Any) -> None:
         """Write `last.pt`; the one before becomes `last_previous.pt`. Of several processes one writes.
@@ -107,7 +116,7 @@ class TrainingCheckpoint:
             "plan": self.plan.signature(),
             "options": self.options,
             "iteration": engine.state.iteration,
-            "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
+            "scaler": engine.scaler.state_dict() if engine.scaler is not None else self._scaler_state or {},
             **{name: part.state_dict() for name, part in self.parts.items()},
         }
         # a damaged file must not take the place of the whole one that training goes on from
@@ -134,7 +143,8 @@ class TrainingCheckpoint:
                 f"({self.plan.signature()}). Cure: restore the plan.json it belongs to, or another output_dir"
             )
         before = content["options"]
-        changed = [f"--{n} {before.get(n)} -> {v}" for n, v in self.options.items() if before.get(n) != v]
+        # an earlier version may have written fewer
+        changed = [f"--{n} {before[n]} -> {v}" for n, v in self.options.items() if n in before and before[n] != v]
         if changed:
             raise InputError(
                 f"{path}: the training was begun with other keys: {', '.join(changed)}. "

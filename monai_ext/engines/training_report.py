@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ignite.engine import Events
+
 from monai_ext.atomic_files import write_text
 from monai_ext.engines import process_group
 from monai_ext.engines.interruption import Interruption
@@ -16,10 +18,12 @@ from monai_ext.engines.run_protection import RunPlan, release_folder
 from monai_ext.engines.scheduled_validation import ScheduledValidation
 from monai_ext.engines.tensorboard_log import TensorBoardLog
 from monai_ext.engines.training_budget import TrainingBudget
+from monai_ext.engines.workflow import steps_follow
 from monai_ext.errors import InputError
 from monai_ext.evaluation.overlay_picture import save_picture
 
 logger = logging.getLogger(__name__)
+METRICS_FILE = "metrics.json"
 
 
 class TrainingReport:
@@ -51,27 +55,45 @@ class TrainingReport:
         self.interruption = interruption
 
     def finish(self, trainer: Any) -> None:
-        """Report on a training that has ended, for whatever reason, and let other runs use its folder.
+        """Report on a training that has ended, for whatever reason; if that was all, let other runs use its folder.
 
         Raises:
             InputError: no validation gave a finite score.
         """
         try:
-            self._report(trainer)
+            self._make_up_for_the_end(trainer)
+            # others wait: what comes next reads model.pt, or ends this process and with it the one that still saves
+            process_group.first_alone(lambda: self._report(trainer))
+            if self.interruption.unfinished:
+                self.interruption.finish()
         finally:
-            release_folder(self.folder)
+            if not steps_follow("report.finish"):
+                release_folder(self.folder)
+
+    def _make_up_for_the_end(self, trainer: Any) -> None:
+        """Do what a kill between the checkpoint of the last step and the end of the training left undone."""
+        if trainer.last_event_name is not None:
+            return  # this process has trained up to the end
+        iteration = trainer.state.iteration
+        if self.validation.final_iteration != iteration:
+            trainer.scaler = None  # MONAI makes it when a run starts
+            for event in (Events.STARTED, Events.COMPLETED):
+                trainer.fire_event(event)
+        elif not process_group.of_first(self._is_written(iteration)) and self.validation.validator is not None:
+            self.validation.validator.run(max(1, trainer.state.epoch))  # for the picture
+
+    def _is_written(self, iteration: int) -> bool:
+        """Whether the report of the training of that many steps is complete."""
+        try:
+            return bool(json.loads((self.folder / METRICS_FILE).read_text(encoding="utf-8"))["iterations"] == iteration)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _report(self, trainer: Any) -> None:
         iteration = trainer.state.iteration
         if self.interruption.unfinished:
-            process_group.barrier()  # a process that ends while the first still saves would end that too
-        if not process_group.is_first():
-            self.interruption.finish()
-            return
-        if self.interruption.unfinished:
             print(f"stopped after step {iteration}; saved in {self.folder.resolve() / 'last.pt'}")
             print("go on with the same command and --resume True", flush=True)
-            self.interruption.finish()
             return
         if not math.isfinite(self.validation.best):
             raise InputError(
@@ -96,12 +118,12 @@ class TrainingReport:
         }
         if kind == "dice":
             content["absent_class"] = "1 if absent from reference and prediction, 0 if absent from the reference only"
-        write_text(self.folder / "metrics.json", json.dumps(content, indent=2) + "\n")
         print(self._table(best, final))
         files = {"model": "model.pt", "last model": "model_final.pt", "plan": "plan.json", "metrics": "metrics.json"}
         picture = self.tensorboard.picture.compose(f"{self.plan.dataset}, validation")
         if picture is not None:
             save_picture(self.folder / "overlay.png", picture)
+        write_text(self.folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")  # last, see `_is_written`
         if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"
         for name, file in files.items():

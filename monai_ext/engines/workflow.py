@@ -58,6 +58,14 @@ def component(id: str) -> Any:
     return workflow.parser.get_parsed_content(id)
 
 
+def steps_follow(part: str) -> bool:
+    """Whether the running command has steps after the last one whose text contains `part`."""
+    workflow = running_workflow()
+    steps = workflow.parser[workflow.run_id] if workflow is not None else []
+    texts = [str(step) for step in steps] if isinstance(steps, list) else []
+    return any(part in text for text in texts) and part not in texts[-1]
+
+
 def redirect(runs: Mapping[str, str], enabled: bool = True) -> None:
     """Let run ids do what others do; for `initialize`, before anything is made.
 

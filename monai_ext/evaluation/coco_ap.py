@@ -8,6 +8,7 @@ that the size of an annotated object is its number of pixels rather than what th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,19 @@ NUCLEI_SIZES: dict[str, tuple[float, float]] = {
 }
 
 
+@dataclass(frozen=True)
+class ImageMatches:
+    """What one image adds to `CocoScores`.
+
+    Attributes:
+        matches: kind, label and matches, of all kinds and of the labels in the image.
+        cut: detections beyond the largest number asked for.
+    """
+
+    matches: tuple[tuple[str, int, Matches], ...]
+    cut: int
+
+
 class CocoScores:
     """Collects images; gives AP and AR of all of them.
 
@@ -61,25 +75,43 @@ class CocoScores:
         self._matches: dict[str, list[list[Matches]]] = {kind: [[] for _ in range(num_classes)] for kind in self.kinds}
         self._precision: dict[str, np.ndarray] = {}
 
-    def add(self, reference: ImageObjects, found: ImageObjects) -> None:
-        """One image; images of equal scores keep the order in which they were added."""
-        self._precision = {}
+    def add(self, reference: ImageObjects, found: ImageObjects) -> ImageMatches:
+        """One image; images of equal scores keep the order in which they were added.
+
+        Returns:
+            What `put` takes.
+        """
         overlaps = {"box": box_overlaps, "mask": mask_overlaps}
         least = float(THRESHOLDS[0])
         ranges = np.array(list(self.sizes.values()), dtype=np.float64)
         reference_areas = reference.areas
+        matches, cut = [], 0
         for label in np.union1d(found.labels, reference.labels).tolist():
             places = np.flatnonzero(found.labels == label)
-            self.cut += max(0, len(places) - self.max_detections[-1])
+            cut += max(0, len(places) - self.max_detections[-1])
             wanted = np.flatnonzero(reference.labels == label)
             places = places[: self.max_detections[-1]]
             some, annotated = only(found, places), only(reference, wanted)
             for kind in self.kinds:
                 pairs: Pairs = overlaps[kind](some, annotated, least)
                 areas = box_areas(some.boxes) if kind == "box" else some.areas
-                self._matches[kind][label - 1].append(
-                    match(some.scores, areas, reference_areas[wanted], annotated.crowd, pairs, THRESHOLDS, ranges)
-                )
+                one = match(some.scores, areas, reference_areas[wanted], annotated.crowd, pairs, THRESHOLDS, ranges)
+                matches.append((kind, label, one))
+        image = ImageMatches(tuple(matches), cut)
+        self.put(image)
+        return image
+
+    def put(self, image: ImageMatches) -> None:
+        """One image that was matched before, maybe by another process with the same settings."""
+        self._precision = {}
+        self.cut += image.cut
+        for kind, label, one in image.matches:
+            self._matches[kind][label - 1].append(one)
+
+    def clear(self) -> None:
+        """Forget all images."""
+        self.cut, self._precision = 0, {}
+        self._matches = {kind: [[] for _ in range(self.num_classes)] for kind in self.kinds}
 
     def precision(self, kind: str) -> np.ndarray:
         """`[T, 101, K, R]` float64, NaN for classes and sizes without annotated objects."""

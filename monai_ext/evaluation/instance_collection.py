@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from monai_ext.datasets.instance_dataset import InstanceCase
-from monai_ext.evaluation.coco_ap import COCO_SIZES, NUCLEI_SIZES, CocoScores
+from monai_ext.evaluation.coco_ap import COCO_SIZES, NUCLEI_SIZES, CocoScores, ImageMatches
 from monai_ext.evaluation.instance_objects import Reference, objects_of_detections, reference_of
-from monai_ext.evaluation.instance_scores import LabelMapScores, overlap_table
+from monai_ext.evaluation.instance_scores import LabelMapScores, Overlaps, overlap_table
 from monai_ext.evaluation.painted_labels import painted_detections
 
 if TYPE_CHECKING:
@@ -49,6 +50,21 @@ class References:
         return kept
 
 
+@dataclass(frozen=True)
+class ScoredImage:
+    """What one image adds to an `InstanceCollection`, small enough to be sent to another process.
+
+    Attributes:
+        matches: of COCO's scores.
+        overlaps: of the label maps.
+        detections: their number.
+    """
+
+    matches: ImageMatches
+    overlaps: Overlaps
+    detections: int
+
+
 class InstanceCollection:
     """COCO's AP of boxes and masks, and scores of the painted label maps.
 
@@ -72,7 +88,12 @@ class InstanceCollection:
         self.min_area = min_area
         self.coco = CocoScores(num_classes, max_detections, COCO_SIZES | NUCLEI_SIZES if by_size else {})
         self.maps = LabelMapScores()
-        self.detections: dict[str, int] = {}
+        self.images: dict[str, ScoredImage] = {}
+
+    @property
+    def detections(self) -> dict[str, int]:
+        """Name to number of detections."""
+        return {name: image.detections for name, image in self.images.items()}
 
     def add(self, name: str, reference: Reference, detections: Detections) -> tuple[np.ndarray, np.ndarray]:
         """One image.
@@ -89,20 +110,32 @@ class InstanceCollection:
         Raises:
             ValueError: the name has been there before.
         """
-        if name in self.detections:
+        if name in self.images:
             raise ValueError(f"{name}: was added twice")
         detections = type(detections)(*(tensor.detach().cpu() for tensor in detections))
         height, width = reference.size
-        self.coco.add(reference.objects, objects_of_detections(detections, height, width))
+        matches = self.coco.add(reference.objects, objects_of_detections(detections, height, width))
         # one painting serves all higher thresholds
         lowest = min(self.label_threshold, *SCORE_THRESHOLDS)
         painted, places = painted_detections(detections, height, width, lowest, self.min_area)
         labels, scores = detections.labels.numpy()[places], detections.scores.double().numpy()[places]
-        self.maps.add(
-            name, overlap_table(reference.label_map, painted, reference.labels, labels, scores, reference.crowd)
-        )
-        self.detections[name] = len(detections.scores)
+        overlaps = overlap_table(reference.label_map, painted, reference.labels, labels, scores, reference.crowd)
+        self.maps.add(name, overlaps)
+        self.images[name] = ScoredImage(matches, overlaps, len(detections.scores))
         return painted, places
+
+    def replace(self, images: Mapping[str, ScoredImage]) -> None:
+        """Hold these images and no others, in this order; for putting together what several processes have scored.
+
+        Args:
+            images: of collections with the same settings.
+        """
+        self.coco.clear()
+        self.maps = LabelMapScores()
+        self.images = dict(images)
+        for name, image in self.images.items():
+            self.coco.put(image.matches)
+            self.maps.add(name, image.overlaps)
 
     def overall(self) -> dict[str, float]:
         """All scores by name; undefined ones are NaN."""

@@ -46,7 +46,7 @@ def read_dice(evaluation: Path) -> dict[str, dict[str, float]]:
     try:
         content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return {case: {name: float(m["dice"]) for name, m in classes.items()} for case, classes in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise InputError(
             f"{path}: not the metrics of an evaluation ({type(error).__name__}: {error}). "
             "Cure: the folder `evaluation` of a run, or its metrics.json"
@@ -70,8 +70,8 @@ def compare(a: Path, b: Path) -> list[PairedDifference]:
         )
     cases = sorted(first)
     classes = list(first[cases[0]])
-    if any(set(m) != set(classes) for metrics in (first, second) for m in metrics.values()):
-        raise InputError(f"{a} and {b}: have other classes. Cure: evaluate both models on the same dataset")
+    if not classes or any(set(m) != set(classes) for metrics in (first, second) for m in metrics.values()):
+        raise InputError(f"{a} and {b}: have other classes, or none. Cure: evaluate both models on the same dataset")
     values_a, values_b = (np.array([[m[case][n] for n in classes] for case in cases]) for m in (first, second))
     columns = [(name, values_a[:, i], values_b[:, i]) for i, name in enumerate(classes)]
     result = []

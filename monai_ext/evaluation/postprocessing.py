@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -152,6 +152,17 @@ class PostprocessingTrial:
             self._single[value].append(plain if single is predicted else self._dice(single, reference, value))
             self._both[value].append(joint if both is together else self._dice(both, reference, value))
         self.num_cases += 1
+
+    @staticmethod
+    def joined(trials: Sequence[PostprocessingTrial]) -> PostprocessingTrial:
+        """One trial of the cases of several (at least one), which are of the same classes."""
+        whole = PostprocessingTrial(trials[0].classes, trials[0].ignore_label)
+        for trial in trials:
+            whole.num_cases += trial.num_cases
+            for name in ("_plain", "_together", "_single", "_both"):
+                for value, dice in getattr(trial, name).items():
+                    getattr(whole, name)[value] += dice
+        return whole
 
     def _dice(self, predicted: np.ndarray, reference: np.ndarray, value: int) -> float:
         found, wanted = predicted == value, reference == value

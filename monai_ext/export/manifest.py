@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.atomic_files import write_text
+from monai_ext.datasets.confined_path import path_fault, shown
 from monai_ext.errors import InputError, Problems
 
 MANIFEST = "manifest.json"
@@ -73,12 +74,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         named = [(entry["file"], entry["sha256"]) for entry in content["artefacts"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(text, str) for pair in named for text in pair):
+            raise TypeError("names and hashes must be text")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: is not a manifest of an export ({error}). Cure: export again") from error
     problems = Problems(str(path))
     for name, sha256 in named:
         file = path.parent / name
-        if not file.is_file():
+        if fault := path_fault(path.parent, name):
+            problems.add(shown(name), fault, "export again")
+        elif not file.is_file():
             problems.add(file, "is listed but does not exist", "export again")
         elif file_sha256(file) != sha256:
             problems.add(file, "has changed since the export, its sha256 differs", "export again")

@@ -17,6 +17,7 @@ from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
 from monai_ext.inferers.even_windows import EvenWindows, Value
 from monai_ext.inferers.logit_blend import LogitBlend
 from monai_ext.inferers.memory_fallback import MemoryFallback
+from monai_ext.inferers.resampled_slabs import ResampledSlabs, resampled_block
 from monai_ext.inferers.slab_argmax import SlabArgmax
 from monai_ext.inferers.slice_stacks import slices_of, stacked, with_meta_of
 from monai_ext.inferers.window_grid import Place, WindowCopy, WindowGrid
@@ -148,6 +149,46 @@ class WindowInferer(Inferer):
         self._predict(padded, grid, network, args, kwargs, slabs)
         return with_meta_of(inputs, slabs.result().unsqueeze(1))
 
+    def segment_resampled(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., Any],
+        shape: Sequence[int],
+        separate_axis: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Labels of one volume on another grid: logits resampled and then labelled, without holding those of all of it.
+
+        The logits of one window height along the first axis are kept (`ResampledSlabs`), of a stack those of as many
+        slices as share a call of the network.
+
+        Args:
+            inputs: `[1, C, d, h, w]`.
+            network: at least two output channels.
+            shape: size `(D, H, W)` of the labels; of a stack D is d.
+            separate_axis: axis of order 0, as in `monai_ext.ops.spline_resample.resample_logits_argmax`.
+            args: passed on to the network, as are `kwargs`.
+
+        Returns:
+            `[1, 1, D, H, W]` uint8, or int16 if there are more than 255 classes.
+
+        Raises:
+            ValueError: as `segment`; more than one volume, or not three axes.
+        """
+        if inputs.ndim != 5 or inputs.shape[0] != 1:
+            raise ValueError(f"inputs must be one volume [1, C, d, h, w], got shape {tuple(inputs.shape)}")
+        if self._is_stack(inputs):
+            blocks = inputs.split(self.sw_batch_size, 2)
+            parts = [
+                resampled_block(self(block, network, *args, **kwargs)[0], shape, separate_axis) for block in blocks
+            ]
+            return torch.cat(parts)[None, None]
+        grid, padded = self._prepared(inputs)
+        slabs = ResampledSlabs(grid, shape, separate_axis, self.device or padded.device, self._fallback)
+        self._predict(padded, grid, network, args, kwargs, slabs)
+        return slabs.result()[None, None]
+
     def _is_stack(self, inputs: torch.Tensor) -> bool:
         return inputs.ndim == len(self.roi_size) + 3
 
@@ -173,7 +214,7 @@ class WindowInferer(Inferer):
         network: Callable[..., Any],
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        target: LogitBlend | SlabArgmax,
+        target: LogitBlend | SlabArgmax | ResampledSlabs,
     ) -> None:
         """Give `target` the outputs of all window copies, in the order of the grid."""
 

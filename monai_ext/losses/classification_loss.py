@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from monai_ext.engines import process_group
 from monai_ext.errors import InputError
+from monai_ext.losses.sums_over_processes import sums_over_processes
 
 
 class ClassificationLoss(nn.Module):
@@ -20,6 +22,8 @@ class ClassificationLoss(nn.Module):
 
     With g = 0 that is `torch.nn.CrossEntropyLoss(weight=w)` of labels; of soft targets it differs from PyTorch's in the
     divisor, which there is B whatever the weights, so that here a one-hot target and its label give the same loss.
+    Where several processes train together, the divisor of weighted classes is that of all their batches, so that the
+    mean of their losses, and with it the gradient, is that of one batch.
 
     Several labels per image, p = sigmoid(logits), targets q within [0, 1]::
 
@@ -97,8 +101,12 @@ class ClassificationLoss(nn.Module):
         terms = weighted * log_p
         if self.focal_gamma > 0:
             terms = terms * (-torch.expm1(log_p)).clamp_min(0) ** self.focal_gamma
+        divisor = weighted.sum()
+        if weights is not None:
+            # of the batch of all processes; without weights their shares are equal
+            divisor = sums_over_processes([divisor])[0] / process_group.world_size()
         # a batch whose labels all weigh nothing gives 0, not NaN
-        return -terms.sum() / weighted.sum().clamp_min(torch.finfo(log_p.dtype).tiny)
+        return -terms.sum() / divisor.clamp_min(torch.finfo(log_p.dtype).tiny)
 
     def _several(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         if self.focal_gamma == 0:

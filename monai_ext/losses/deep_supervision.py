@@ -31,8 +31,8 @@ class DeeplySupervised(nn.Module):
             outputs = [outputs]
         weights = [0.5**i for i in range(len(outputs))]
         total = outputs[0].new_zeros((), dtype=torch.float32)
-        for i, (output, weight) in enumerate(zip(outputs, weights, strict=True)):
-            dice, cross_entropy = self.loss.parts(output, _nearest(labels, output.shape[2:]))
+        levels = self.loss.parts_of_levels(outputs, [_nearest(labels, output.shape[2:]) for output in outputs])
+        for i, ((dice, cross_entropy), weight) in enumerate(zip(levels, weights, strict=True)):
             total = total + weight / sum(weights) * (self.loss.dice_weight * dice + self.loss.ce_weight * cross_entropy)
             if i == 0:
                 term = "focal" if self.loss.focal_gamma else "cross_entropy"

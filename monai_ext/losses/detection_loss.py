@@ -46,6 +46,7 @@ def box_losses(
     labels: torch.Tensor,
     wanted: torch.Tensor,
     beta: float = 0.0,
+    count: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses of the regions that were drawn (Girshick 2015), in float32 (float64 for float64).
 
@@ -55,29 +56,36 @@ def box_losses(
         labels: `[R]` int64, 1 to K, 0 for background, -1 for what does not count.
         wanted: `[R, 4]`, what the deltas of objects should be; finite everywhere.
         beta: of the smooth L1 loss; 0 is L1.
+        count: 0-dimensional, above 0, number of regions to divide by; None: of those here that count.
 
     Returns:
         mean cross-entropy, and the sum of smooth L1 over the objects divided by the number of all regions that count:
         each object has the same influence, however many there are. 0 where nothing counts.
     """
     logits = _wide(logits)
-    count = (labels >= 0).sum().clamp_min(1)
+    if count is None:
+        count = (labels >= 0).sum().clamp_min(1)
     own = (labels - 1).clamp_min(0)[:, None, None].expand(-1, 1, 4)
     found = F.cross_entropy(logits, labels, reduction="sum", ignore_index=-1)
     return found / count, _smooth_l1(deltas.gather(1, own)[:, 0], wanted, labels > 0, beta) / count
 
 
-def mask_loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def mask_loss(logits: torch.Tensor, wanted: torch.Tensor, count: torch.Tensor | None = None) -> torch.Tensor:
     """Mean binary cross-entropy of all pixels of all masks (He et al. 2017), float32; 0 where there are none.
 
     Args:
         logits: `[P, M, M]`, of the class of each object.
         wanted: `[P, M, M]`, 0 or 1.
+        count: 0-dimensional, above 0, number of masks to divide the sum by; None: P.
     """
     logits = _wide(logits)
     if not logits.numel():
         return logits.sum()
-    return F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype))
+    wanted = wanted.to(logits.dtype)
+    if count is None:
+        return F.binary_cross_entropy_with_logits(logits, wanted)
+    pixels = logits.shape[1] * logits.shape[2]
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / (count * pixels)
 
 
 class DetectionLoss(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from monai_ext.errors import InputError
+from monai_ext.losses.sums_over_processes import sums_over_processes
 from monai_ext.ops.dice_cross_entropy import ACTIVATIONS, dice_cross_entropy_sums
 
 
@@ -22,6 +23,11 @@ class DiceCrossEntropy(nn.Module):
     Drozdzal et al. 2016 (soft Dice), Isensee et al. 2021 (sum of both, batch Dice). With `focal_gamma` g > 0 every
     voxel's -log p_y is multiplied by (1 - p_y)^g, so that voxels already right count little (Lin et al. 2017; g = 2
     there and in the nnU-Net of NVIDIA DeepLearningExamples 2021).
+
+    Where several processes train together, the batch is that of all: what is not a mean over parts of one size (batch
+    Dice, and the mean over voxels if some are ignored or weigh more than others) is made of sums over all processes,
+    see `sums_over_processes`. Every process then has the loss of the whole batch; without such sums each has that of
+    its own part, and their mean is that of the whole.
 
     Args:
         batch_dice: sum the Dice terms over the batch before dividing.
@@ -98,9 +104,27 @@ class DiceCrossEntropy(nn.Module):
 
     def parts(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (Dice loss, cross-entropy or focal loss), unweighted, for logging."""
+        ((dice, cross_entropy),) = self.parts_of_levels([logits], [labels])
+        return dice, cross_entropy
+
+    def parts_of_levels(
+        self, logits: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`parts` of outputs at several resolutions; processes that train together exchange one message for all."""
+        levels = [self._sums(output, target) for output, target in zip(logits, labels, strict=True)]
+        unequal = self.ignore_index is not None or self.class_weights is not None
+        kinds = (0, 1, 2) * self.batch_dice + (3,) * unequal
+        places = [(level, kind) for level in levels for kind in kinds]
+        totals = sums_over_processes([level[kind] for level, kind in places])
+        for (level, kind), total in zip(places, totals, strict=True):
+            level[kind] = total
+        return [self._ratios(*level) for level in levels]
+
+    def _sums(self, logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+        """Intersection, predicted and present `[K]` (batch Dice) or `[B, K]`, and the terms `[2]` of the mean."""
         if labels.ndim == logits.ndim:
             labels = labels[:, 0]
-        intersection, predicted, reference, terms = dice_cross_entropy_sums(
+        *dice, terms = dice_cross_entropy_sums(
             logits.float() if logits.dtype == torch.float64 else logits,
             labels.long() if labels.is_floating_point() else labels,
             self.class_weights,
@@ -109,7 +133,10 @@ class DiceCrossEntropy(nn.Module):
             self.focal_gamma,
             self.label_smoothing,
         )
-        if self.batch_dice:
-            intersection, predicted, reference = intersection.sum(0), predicted.sum(0), reference.sum(0)
+        return [*(values.sum(0) if self.batch_dice else values for values in dice), terms]
+
+    def _ratios(
+        self, intersection: torch.Tensor, predicted: torch.Tensor, reference: torch.Tensor, terms: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         dice = (2 * intersection + self.smooth) / (predicted + reference + self.smooth)
         return 1 - dice[..., 1:].mean(), terms[0] / terms[1].clamp_min(1e-8)

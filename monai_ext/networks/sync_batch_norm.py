@@ -8,6 +8,8 @@ import torch
 from torch import distributed, nn
 
 from monai_ext.errors import InputError
+from monai_ext.networks.fake_quantisation import is_fake_quantised
+from monai_ext.networks.shared_batch_norm import with_shared_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,10 @@ def with_sync_batch_norm(network: nn.Module, sync_bn: bool, norm: str, device: t
         network: changed in place, apart from a network that is a batch norm itself.
         sync_bn: whether it is wanted.
         norm: normalisation layer of the network, as in its plan.
-        device: where it will run; PyTorch has no synchronised batch norm for the CPU.
+        device: where it will run; PyTorch's synchronised batch norm is for GPUs, `SharedBatchNorm` for processors.
 
     Raises:
-        InputError: it is wanted for a network without batch norm.
+        InputError: it is wanted for a network without batch norm, or for one that learns ranges of quantisation.
     """
     if not sync_bn:
         return network
@@ -37,7 +39,11 @@ def with_sync_batch_norm(network: nn.Module, sync_bn: bool, norm: str, device: t
     if processes < 2:
         logger.warning("sync_bn: training runs in one process, batch norm stays as it is")
         return network
+    if is_fake_quantised(network):
+        raise InputError(
+            "--sync_bn True with --quantize qat: ranges of quantisation are learned by every process for itself. "
+            "Cure: one of them"
+        )
     if torch.device(device).type == "cpu":
-        logger.warning("sync_bn: not available on the CPU, every one of %d processes uses its own batch", processes)
-        return network
+        return with_shared_statistics(network)
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -13,7 +13,9 @@ import torch
 
 from monai_ext.archive_checksum import DamagedArchive, check_archive
 from monai_ext.errors import InputError
+from monai_ext.networks.numpy_numbers import number_of_bytes
 from monai_ext.networks.safetensors_file import is_safetensors, read_safetensors
+from monai_ext.tensor_loading import load_bounded, out_of_memory
 
 # averaged weights first: they are what a published accuracy was measured with; `network` and `average` are last.pt's
 CONTAINERS = (
@@ -28,8 +30,8 @@ HARMLESS_TYPES: list[Any] = [
     np.dtype,
     type(np.dtype("float64")),
     type(np.dtype("float32")),
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
-    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (number_of_bytes, "numpy.core.multiarray.scalar"),
+    (number_of_bytes, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -74,10 +76,11 @@ def _unpickled(path: Path) -> Any:
         with path.open("rb") as file, torch.serialization.safe_globals(HARMLESS_TYPES), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # TorchScript, which is refused in the next moment
             check_archive(file)
-            file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return load_bounded(file)
     except DamagedArchive as error:
         raise InputError(f"{path}: is no file of weights alone ({error}). Cure: fetch or copy it again") from error
+    except MemoryError as error:
+        raise InputError(out_of_memory(path, path.stat().st_size)) from error
     except Exception as error:  # a damaged file makes the unpickler raise nearly anything
         reason = " ".join(str(error).split())
         raise InputError(

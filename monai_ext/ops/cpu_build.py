@@ -16,11 +16,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
+
+from monai_ext.errors import InputError
+from monai_ext.file_lock import FileLock
 
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp")
 CACHE_VARIABLE = "MONAI_EXT_CACHE"
@@ -60,10 +62,23 @@ def library(op: str) -> Path:
     key = "\n".join([_version(compiler), *FLAGS, _processor(), torch.__version__]).encode()
     name = f"{op}-{hashlib.sha256(text + key).hexdigest()[:16]}.so"
     path = _cache_folder() / name
-    with _locked(path.with_suffix(".lock")):
+    if not path.exists():
+        _build_once(compiler, source, path)
+    return path
+
+
+def _build_once(compiler: str, source: Path, path: Path) -> None:
+    """One process builds, the others wait for it."""
+    lock = FileLock(path.with_suffix(".lock"), f"building {path.name}")
+    try:
+        lock.acquire(2 * TIMEOUT_SECONDS)
+    except InputError as error:
+        raise BuildError(str(error)) from error
+    try:
         if not path.exists():
             _build(compiler, source, path)
-    return path
+    finally:
+        lock.release()
 
 
 def _build(compiler: str, source: Path, path: Path) -> None:
@@ -135,13 +150,3 @@ def _is_own(folder: Path) -> bool:
     """Nobody else may plant a library there."""
     status = folder.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process builds, the others wait for it."""
-    import fcntl
-
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -114,7 +114,7 @@ def compute_fingerprint(
     thinned to evenly spaced ranks if there are more than its share (`intensity_summary`). Nothing is drawn at random,
     so the result depends neither on a seed nor on the number of workers. Every case with foreground has the same
     weight, as in nnU-Net, which draws 10^8 values with replacement instead. Voxels with the ignore label do not count
-    as foreground.
+    as foreground. The processes that torchrun started deal the cases out; all must call it.
 
     Args:
         dataset: training cases need labels.
@@ -130,6 +130,9 @@ def compute_fingerprint(
         raise InputError(f"crop is {crop!r}. Cure: use one of {', '.join(CROP_RULES)}")
     if not dataset.training:
         raise InputError(f"dataset {dataset.root}: no training cases. Cure: list them in dataset.json")
+    from monai_ext.engines import process_group  # here, since it loads torch, which workers need not
+    from monai_ext.engines.dealt_work import dealt
+
     values = summary_length(len(dataset.training), len(dataset.channels))
     read = partial(
         _read_case,
@@ -142,14 +145,16 @@ def compute_fingerprint(
     cases: list[CaseFingerprint] = []
     summaries: list[list[ChannelSummary]] = []
     problems = Problems(f"dataset {dataset.root}")
-    for result in _with_bar(_map(read, dataset.training, num_workers), len(dataset.training), progress):
+    shown = progress and process_group.is_first()
+    found = dealt(dataset.training, lambda share: _with_bar(_map(read, share, num_workers), len(share), shown))
+    for result in found:
         if isinstance(result, list):
             problems.lines += result
             continue
         cases.append(result[0])
         if result[1]:
             summaries.append(result[1])
-    problems.raise_if_any()
+    process_group.together(problems.raise_if_any)
     if not summaries:
         raise InputError(f"dataset {dataset.root}: no voxel of any case has a foreground label. Cure: check the labels")
     sizes = [math.prod(c.cropped_shape) / math.prod(c.shape) for c in cases]

@@ -97,6 +97,11 @@ def needs_resampling(placement: Placement, geometry: Geometry, plan: Plan) -> bo
     return _cropped_shape(placement, plan) != placement.stored_shape
 
 
+def raw_grid(placement: Placement, geometry: Geometry, plan: Plan) -> tuple[tuple[int, ...], int | None]:
+    """Shape of the crop in the raw grid, axes in stored order, and the axis of order 0 on the way back to it."""
+    return _cropped_shape(placement, plan), needs_separate_axis(*reversed(_spacings(geometry, plan)))
+
+
 def restore_labels(logits: torch.Tensor, placement: Placement, geometry: Geometry, plan: Plan) -> np.ndarray:
     """Most probable class of every raw voxel; background outside the crop.
 
@@ -116,9 +121,13 @@ def restore_labels(logits: torch.Tensor, placement: Placement, geometry: Geometr
 
 
 def restore_stored_labels(labels: np.ndarray, placement: Placement, geometry: Geometry, plan: Plan) -> np.ndarray:
-    """Class values `[d, h, w]` in stored space to `[D, H, W]` raw, for cases that were not resampled."""
-    _check_stored(labels.shape, placement)
-    if needs_resampling(placement, geometry, plan):
+    """Class values `[d, h, w]` to `[D, H, W]` raw: in stored space of cases that were not resampled, or on `raw_grid`.
+
+    Raises:
+        ValueError: another shape, or in stored space of a resampled case.
+    """
+    if labels.shape != _cropped_shape(placement, plan):
+        _check_stored(labels.shape, placement)
         raise ValueError("this case was resampled: labels alone cannot be restored, use restore_labels on the logits")
     dtype = np.uint8 if labels.max(initial=0) < 256 else np.uint16
     return _paste_labels(labels.astype(dtype, copy=False), placement, plan)

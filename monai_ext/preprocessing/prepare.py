@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
+from monai_ext.engines import process_group
+from monai_ext.engines.folder_ranks import FolderRanks, ranks_of_folder
 from monai_ext.errors import InputError, Problems
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.case_preprocessing import preprocess
@@ -23,10 +24,10 @@ from monai_ext.preprocessing.case_store import (
     has_leftovers,
     remove_leftovers,
     store_lock,
-    update_description,
     write_case,
 )
 from monai_ext.preprocessing.foreground_locations import find_locations
+from monai_ext.preprocessing.raw_file_state import file_facts, is_current, raw_files
 from monai_ext.worker_pool import worker_pool
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,12 @@ def prepare_cases(
     same size and modification time count as unchanged; if only the time differs, their content decides. Cases in the
     folder that the dataset does not name are left alone and not listed.
 
-    Of several processes that share a folder one writes, the others wait and then find the cases ready. A store that
-    needs no change is not locked, and may be read-only. A case that is found damaged later, when it is opened, is made
-    anew then.
+    Of several runs that share a folder one writes, the others wait and then find the cases ready. A store that needs
+    no change is not locked, and may be read-only. A case that is found damaged later, when it is opened, is made anew
+    then.
+
+    The processes that torchrun started deal the cases out among those that see the same folder, each with workers of
+    its own; where machines have no common disk, every machine stores all cases. All must call it.
 
     Args:
         dataset: its training cases are stored, unless others are given; those without label without label.
@@ -72,46 +76,71 @@ def prepare_cases(
         InputError: lists every case whose files cannot be used (all others are stored), or tells that the store
             cannot be written, or that a worker was killed.
         LockedError: another process has been preparing the folder for a day.
+        SystemExit: instead of these, on all processes but the one that says it.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}). Cure: point store_dir elsewhere") from error
+    process_group.together(lambda: _make(folder))
+    ranks = ranks_of_folder(folder)
     cases = list(cases or dataset.training)
-    redone = 0
-    if has_leftovers(folder) or not all(_is_current(case, plan, folder) for case in cases):
-        lock = store_lock(folder)
-        lock.acquire(LOCK_PATIENCE)
-        try:
-            redone = _prepare_waiting(dataset.name, cases, plan, folder, num_workers, progress)
-        finally:
-            lock.release()
+    with ExitStack() as held:
+        waiting = ranks.of_first(lambda: _waiting(cases, plan, folder, held))
+        share = None if waiting is None else [cases[index] for index in ranks.share(waiting)]
+        shown = progress and process_group.is_first()
+        done = process_group.together(lambda: _prepare_share(share, plan, folder, num_workers, shown))
+        redone = _tell(process_group.gather(done), ranks, dataset.name)
     logger.info("preprocessing: %d of %d cases done anew, in %s", redone, len(cases), folder)
     names = [case.name for case in cases]
     return CaseStore(folder, names, plan.preprocessing_hash(), _Rebuild(tuple(cases), plan, folder))
 
 
-def _prepare_waiting(
-    dataset: str, cases: Sequence[Case], plan: Plan, folder: Path, num_workers: int, progress: bool
-) -> int:
-    """Store what is not stored yet, in a folder that is locked; returns how many cases that were."""
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}). Cure: point store_dir elsewhere") from error
+
+
+def _waiting(cases: Sequence[Case], plan: Plan, folder: Path, held: ExitStack) -> list[int] | None:
+    """Numbers of the cases that are not stored yet, with the folder locked until `held` ends.
+
+    None, and no lock, if there is nothing to do.
+    """
+    if not has_leftovers(folder) and all(is_current(case, plan, folder) for case in cases):
+        return None
+    lock = store_lock(folder)
+    lock.acquire(LOCK_PATIENCE)
+    held.callback(lock.release)
     remove_leftovers(folder)
-    problems = Problems(f"preprocessing of {dataset}")
-    redone = 0
+    distrust = UnsyncedWrites(folder).found
+    return [n for n, case in enumerate(cases) if not is_current(case, plan, folder, distrust, may_write=True)]
+
+
+def _prepare_share(
+    cases: Sequence[Case] | None, plan: Plan, folder: Path, num_workers: int, progress: bool
+) -> list[_Outcome]:
+    """Store the cases that are dealt to this process, in a folder that is locked."""
+    if cases is None:
+        return []
     writes = UnsyncedWrites(folder)
     try:
-        for outcome in _bar(_outcomes(cases, plan, folder, num_workers, writes), len(cases), progress):
-            redone += outcome.redone
-            if outcome.warning:
-                logger.warning("case %s: %s", outcome.name, outcome.warning)
-            if outcome.problem:
-                problems.lines.append(f"case {outcome.name}: {outcome.problem}")
+        if cases:
+            writes.begin()
+        return list(_bar(_outcomes(cases, plan, folder, num_workers), len(cases), progress))
     finally:
         writes.end()
-    problems.lines.sort()
-    problems.raise_if_any()
-    return redone
+
+
+def _tell(outcomes: Sequence[Sequence[_Outcome]], ranks: FolderRanks, dataset: str) -> int:
+    """Warnings and problems of all processes' cases; returns how many cases were stored in the folder of this one."""
+    problems = Problems(f"preprocessing of {dataset}")
+    told = {outcome for share in outcomes for outcome in share}  # of machines without a common folder: once
+    for outcome in sorted(told, key=lambda outcome: outcome.name):
+        if outcome.warning:
+            logger.warning("case %s: %s", outcome.name, outcome.warning)
+        if outcome.problem:
+            problems.lines.append(f"case {outcome.name}: {outcome.problem}")
+    process_group.together(problems.raise_if_any)
+    return sum(outcome.redone for rank in ranks.ranks for outcome in outcomes[rank])
 
 
 @dataclass(frozen=True)
@@ -127,7 +156,7 @@ class _Rebuild:
         lock = store_lock(self.folder)
         lock.acquire(LOCK_PATIENCE)
         try:
-            if _is_current(case, self.plan, self.folder, thoroughly=True, may_write=True):
+            if is_current(case, self.plan, self.folder, thoroughly=True, may_write=True):
                 return  # another process was first
             writes = UnsyncedWrites(self.folder)
             writes.begin()
@@ -142,26 +171,15 @@ class _Rebuild:
 
 
 def _bar(outcomes: Iterable[_Outcome], total: int, progress: bool) -> Iterable[_Outcome]:
-    if not progress:
+    if not progress or not total:
         return outcomes
     from tqdm import tqdm
 
     return tqdm(outcomes, total=total, desc="preprocessing", unit="case")
 
 
-def _outcomes(
-    cases: Iterable[Case], plan: Plan, folder: Path, num_workers: int, writes: UnsyncedWrites
-) -> Iterator[_Outcome]:
-    # looking at sizes and times needs no processes: a run with nothing to do starts none
-    waiting = []
-    for case in cases:
-        if _is_current(case, plan, folder, writes.found, may_write=True):
-            yield _Outcome(case.name)
-        else:
-            waiting.append(case)
-    if not waiting:
-        return
-    writes.begin()
+def _outcomes(waiting: Sequence[Case], plan: Plan, folder: Path, num_workers: int) -> Iterator[_Outcome]:
+    """Store cases, in this process or in workers."""
     if num_workers <= 1 or len(waiting) <= 1:
         yield from (_prepare_case(case, plan, folder) for case in waiting)
         return
@@ -194,7 +212,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> _Outcome:
     from monai_ext.datasets.image_files import check_same_geometry, read_image, read_label
 
     try:
-        raw_files = [_file_facts(path, with_hash=True) for path in _raw_files(case)]
+        found = [file_facts(path, with_hash=True) for path in raw_files(case)]
         image, geometry = read_image(case.images)
         label = None
         if case.label is not None:
@@ -210,7 +228,7 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> _Outcome:
             "preprocessing_hash": plan.preprocessing_hash(),
             "geometry": geometry.to_dict(),
             "placement": placement.to_dict(),
-            "raw_files": raw_files,
+            "raw_files": found,
         }
         write_case(folder, case.name, stored_image, stored_label, locations, description)
         return _Outcome(case.name, redone=True, warning=warning)
@@ -224,68 +242,3 @@ def _prepare_case(case: Case, plan: Plan, folder: Path) -> _Outcome:
         ) from error
     except Exception as error:
         raise RuntimeError(f"case {case.name}: {type(error).__name__}: {error}") from error
-
-
-def _is_current(case: Case, plan: Plan, folder: Path, thoroughly: bool = False, may_write: bool = False) -> bool:
-    """Whether a case is stored as plan and raw files ask for.
-
-    Args:
-        case: with its raw files.
-        plan: of the run.
-        folder: of the store.
-        thoroughly: compare checksums.
-        may_write: keep the new times of raw files with the old content, for who has locked the store; without, such a
-            case does not count as current.
-    """
-    try:
-        content = CaseStore(folder).describe(case.name)
-        if thoroughly:
-            CaseStore(folder).verify(case.name)
-        stored: list[dict[str, Any]] = content["raw_files"]
-        if content["preprocessing_hash"] != plan.preprocessing_hash():
-            return False
-        for name, facts in content["files"].items():
-            if (folder / case.name / name).stat().st_size != facts["size"]:
-                return False
-        paths = _raw_files(case)
-        if [facts["role"] for facts in stored] != [role for role, _ in paths]:
-            return False
-        now = [_file_facts(path) for path in paths]
-        if any(new["size"] != old["size"] for new, old in zip(now, stored, strict=True)):
-            return False
-        moved = [i for i, (new, old) in enumerate(zip(now, stored, strict=True)) if new["mtime_ns"] != old["mtime_ns"]]
-        if moved and not may_write:
-            return False
-        if any(_file_facts(paths[i], with_hash=True)["sha256"] != stored[i]["sha256"] for i in moved):
-            return False
-        if moved:
-            renewed = [{**old, "mtime_ns": new["mtime_ns"]} for old, new in zip(stored, now, strict=True)]
-            update_description(folder, case.name, {"raw_files": renewed})
-    except (InputError, OSError, KeyError, TypeError):
-        return False  # missing or damaged: preparing it again will tell
-    return True
-
-
-def _raw_files(case: Case) -> list[tuple[str, Path]]:
-    """Role and path of every file, a DICOM folder as its files."""
-    files = []
-    for number, path in enumerate(case.images):
-        parts = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        files += [(f"image {number}", part) for part in parts]
-    return files + ([("label", case.label)] if case.label is not None else [])
-
-
-def _file_facts(file: tuple[str, Path], with_hash: bool = False) -> dict[str, Any]:
-    role, path = file
-    try:
-        status = path.stat()
-        facts = {"role": role, "name": path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        if with_hash:
-            digest = hashlib.sha256()
-            with path.open("rb") as content:
-                while part := content.read(2**20):
-                    digest.update(part)
-            facts["sha256"] = digest.hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Cure: restore the file or its rights") from error
-    return facts

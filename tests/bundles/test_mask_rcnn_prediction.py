@@ -129,7 +129,7 @@ def test_damaged_input_is_named(predicted: Path, here: Path, model: str) -> None
     message = mistake_of("inference", INFERENCE, **given)
     assert "broken.jpg" in message
     assert "--skip_unreadable True" in message
-    assert not list(here.rglob("predictions/*"))
+    assert not list(here.rglob("predictions/[!.]*"))
     run_here("inference", INFERENCE, skip_unreadable=True, pred_format="labels", label_format="tif", **given)
     names = {path.relative_to(here / "predictions/labels").as_posix() for path in here.rglob("labels/**/*.*")}
     assert names == {"040.tif", "more/046.tif"}
@@ -144,7 +144,7 @@ def test_models_that_cannot_be_used(predicted: Path, here: Path) -> None:
     assert "nowhere.pt" in mistake_of("inference", INFERENCE, ckpt_path="nowhere.pt", **picture)
     (here / "folds/0/plan.json").unlink()
     assert "plan.json" in mistake_of("inference", INFERENCE, ckpt_path="folds/0/model.pt", **picture)
-    assert not list(here.rglob("predictions/*"))
+    assert not list(here.rglob("predictions/[!.]*"))
 
 
 def test_training_ends_with_predictions(here: Path, trained_mask: tuple[Path, Finished]) -> None:

@@ -366,8 +366,8 @@ def test_recipe_of_nuclei(here: Path, store: str) -> None:
 def test_recipe_of_coco_scales_with_the_batch(file: str, gpus: int, here: Path, store: str) -> None:
     """Batch and learning rate grow with the number of GPUs, steps shrink: 1440000 images, the 1x schedule."""
     name = f"recipe_coco_1x{file}.json"
-    batch = json.loads((MASK_RCNN / name).read_text())["batch_size"]
     parser = detection_workflow("train.json", name, store_dir=store, arch="resnet-tiny").parser
+    batch = part("train#sampler")(parser).batch_size
     assert batch == 4 * gpus
     assert part("budget")(parser).max_steps * batch == 360000 * 4
     rates = sorted({g["lr"] for g in part("parameters")(parser)})

@@ -15,6 +15,7 @@ from monai_ext.engines.run_protection import LOCK_FILE
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="kills a process")]
 
 
+@pytest.mark.long
 def test_one_training_a_folder(tmp_path: Path) -> None:
     configs = ("train.json", "tiny.json")
     options = {"output_dir": "run", "store_dir": "store"}

@@ -163,7 +163,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
     "ema_decay": ({"ema_decay": 0.5}, lambda p: part("average")(p).decay == 0.5),
     "norm_images": (
         {"norm_images": 8},
-        lambda p: next(h for h in part("validate#handlers")(p)).num_images == 8,
+        lambda p: part("validate#handlers")(p)[-1].num_images == 8,
     ),
     "label_smoothing": ({"label_smoothing": 0.3}, lambda p: mixing(p).label_smoothing == 0.3),
     "mixup_alpha": ({"mixup_alpha": 0.2}, lambda p: mixing(p).mixup_alpha == 0.2),
@@ -189,6 +189,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
 }
 # keys whose effect shows only when a command runs, or needs data of its own
 ELSEWHERE = {
+    "sync_bn": "bundles/test_se_resnext_ranks.py::test_synchronised_norms_train_what_one_process_trains",
     "dataset_dir": "bundles/test_se_resnext_training.py::test_real_cells_are_trained_and_evaluated",
     "output_dir": "bundles/test_se_resnext_training.py::test_sessions_end_with_the_weights_of_one_training",
     "store_dir": "bundles/test_se_resnext_training.py::test_training_leaves_what_it_says",

@@ -165,6 +165,7 @@ def test_mistakes_end_with_one_message(tmp_path: Path, overrides: dict, parts: l
     assert not list(tmp_path.rglob("*.pt"))
 
 
+@pytest.mark.long
 def test_default_training_on_the_phantom(tmp_path: Path) -> None:
     """What a person gets who types the command and nothing else, a third of its length."""
     done = bundle_run(tmp_path, "training", bundle=SE_RESNEXT, max_epochs=16)

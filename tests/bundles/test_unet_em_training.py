@@ -133,6 +133,7 @@ def test_mistakes_end_with_one_message(tmp_path: Path, overrides: dict, parts: l
     assert not list(tmp_path.rglob("*.pt"))
 
 
+@pytest.mark.long
 def test_default_training_on_the_phantom(tmp_path: Path) -> None:
     """What a person gets who types the command and nothing else; 1.5 minutes at most on two cores, not timed here."""
     done = bundle_run(tmp_path, "training", bundle=UNET_EM, max_epochs=3, val_interval=3)

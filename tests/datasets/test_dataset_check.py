@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_ext.datasets import dataset_check
+from monai_ext.datasets import case_check
 from monai_ext.datasets.dataset_check import check_dataset, inspect_dataset
 from monai_ext.datasets.msd import read_msd
 from monai_ext.errors import InputError
@@ -115,8 +115,8 @@ def test_verdict_is_kept_until_something_changes(
     folder, cache = msd_folder(), tmp_path / "cache/check.json"
     write_nifti("set/imagesTr/b.nii.gz", np.ones(SHAPE, np.float32))
     opened = []
-    original = dataset_check.read_image
-    monkeypatch.setattr(dataset_check, "read_image", lambda paths: opened.append(paths) or original(paths))
+    original = case_check.read_image
+    monkeypatch.setattr(case_check, "read_image", lambda paths: opened.append(paths) or original(paths))
 
     def files_opened() -> int:
         opened.clear()

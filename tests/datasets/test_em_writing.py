@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from forked_child import in_child, mount_small_disk, resize_small_disk
 from monai_ext.datasets.em_writing import write_stack
+from monai_ext.datasets.tiff_pages import tiff_pages
 from monai_ext.errors import InputError
 
 
@@ -40,3 +42,20 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="pages must be non-empty"):
             write_stack(tmp_path / "a.tif", wrong)
     assert not (tmp_path / "a.tif").exists()
+
+
+def test_a_full_disk_leaves_no_half_of_a_stack(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).random((6, 64, 64), dtype=np.float32)  # 90 KB of file
+
+    def body() -> None:
+        mount_small_disk(tmp_path, "4k")
+        for kilobytes in (4, 24, 44, 64, 84):
+            resize_small_disk(tmp_path, f"{kilobytes}k")
+            with pytest.raises(InputError, match=r"a.tif: cannot be written"):
+                write_stack(tmp_path / "a.tif", pages)
+            assert not list(tmp_path.iterdir())
+        resize_small_disk(tmp_path, "1m")
+        write_stack(tmp_path / "a.tif", pages)
+        assert len(tiff_pages(tmp_path / "a.tif")) == 6
+
+    assert in_child(body, tmp_path.with_name(f"{tmp_path.name}-report")) == 0

@@ -313,7 +313,7 @@ def test_nothing_is_left_when_writing_fails(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(image_files.nibabel.Nifti1Image, "to_stream", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match="no space"):
         write_label_map(out / "x.nii.gz", labels, geometry)
     assert [p.name for p in out.iterdir()] == ["x.nii.gz"]
     assert (out / "x.nii.gz").read_bytes() == b"older result"

@@ -106,7 +106,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as patched:
         patched.setattr(phantom, "_write", full_disk)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(InputError, match="no space"):
             make_phantom(tmp_path / "p", 2)
     assert os.listdir(tmp_path) == []
     assert make_phantom(tmp_path / "p", 2).is_dir()

@@ -255,3 +255,15 @@ def test_very_large_pictures_are_no_attack(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert open_picture(path, 3).size == (60, 60)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_picture_beyond_the_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai_ext.datasets import picture
+
+    def full(*_: object) -> torch.Tensor:
+        return torch.empty(2**62, dtype=torch.uint8)
+
+    path = save(tmp_path / "deep.png", np.arange(64, dtype=np.uint16).reshape(8, 8))
+    monkeypatch.setattr(picture, "_with_channels", full)
+    with pytest.raises(InputError, match=r"deep\.png: its pixels cannot be held in memory"):
+        open_picture(path, 1)

@@ -43,7 +43,7 @@ def refuse_to_unpickle(*_: Any, **__: Any) -> None:
 def test_damaged_files_are_not_unpickled(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(0)
     whole = pair[0].read_bytes()
-    monkeypatch.setattr(checkpoint_files.torch, "load", refuse_to_unpickle)
+    monkeypatch.setattr(torch, "load", refuse_to_unpickle)
     for _ in range(100):
         for spoil, limit in ((cut, len(whole)), (flip, 8 * len(whole))):
             pair[0].write_bytes(whole)

@@ -14,7 +14,8 @@ import torch
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from monai_ext.engines.class_outputs import ClassEvaluation, TopKPrediction, calibration_beside, checked_thresholds
+from monai_ext.engines.calibration_file import calibration_beside
+from monai_ext.engines.class_outputs import ClassEvaluation, TopKPrediction, checked_thresholds
 from monai_ext.errors import InputError
 from monai_ext.evaluation.calibration import Temperature
 
@@ -207,4 +208,4 @@ def test_person_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--bootstrap -1.*Cure"):
         ClassEvaluation(tmp_path, {}, CLASSES, "model.pt", bootstrap=-1)
     with pytest.raises(InputError, match=r"no cases.*Cure"):
-        ClassEvaluation(tmp_path, {}, CLASSES, "model.pt")._finish(None)
+        ClassEvaluation(tmp_path, {}, CLASSES, "model.pt")._finish()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from monai_ext.engines.class_picture import ClassPicture
+from monai_ext.engines.class_scores import ClassScores
 from monai_ext.engines.validation_picture import ValidationPicture
 from monai_ext.evaluation.confusion_picture import compose_confusion
 from monai_ext.evaluation.image_grid import RIGHT, WRONG
@@ -99,3 +100,15 @@ def test_more_classes_than_images() -> None:
     composed = picture.compose()
     assert composed is not None
     assert drawn(composed, compose_confusion(np.eye(10, dtype=int), list("abcdefghij"), "validation")) == (4, 0)
+
+
+def test_decisions_of_other_processes_are_drawn_too() -> None:
+    """This one has seen one case of three; the matrix is that of all, as the scores know them."""
+    scores = ClassScores("abc", num_cases=3)
+    logits, labels = torch.eye(3), torch.arange(3)
+    scores.update((logits, labels))
+    scores.compute()
+    picture = ClassPicture(plan(), num_images=0, scores=scores)
+    picture.keep(output(labels[:1], logits[:1]))
+    expected = compose_confusion(np.eye(3, dtype=int), ("a", "b", "c"), "validation", False)
+    np.testing.assert_array_equal(picture.compose(), expected)

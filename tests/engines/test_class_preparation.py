@@ -9,16 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from monai_ext.engines.class_preparation import (
-    IMAGENET_MEAN,
-    ClassPrepared,
-    held_out_cases,
-    may_calibrate,
-    open_class_source,
-    prepare_class,
-    synthetic_plan,
-    unseen_cases,
-)
+from monai_ext.engines.class_preparation import IMAGENET_MEAN, ClassPrepared, prepare_class, synthetic_plan
+from monai_ext.engines.class_source import held_out_cases, may_calibrate, open_class_source, unseen_cases
 from monai_ext.errors import InputError
 from monai_ext.networks.se_resnext import network_from_class_plan
 from picture_sets import write_folders, write_picture

@@ -10,8 +10,10 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from monai_ext.engines.case_share import CaseShare
 from monai_ext.engines.class_scores import ClassScores
 from monai_ext.errors import InputError
+from rank_processes import on_ranks
 
 CLASSES = ("a", "b", "c")
 
@@ -107,3 +109,23 @@ def test_unusable_keys_are_refused() -> None:
     metric.update((torch.randn(4, 3), torch.zeros(4, 3)))
     with pytest.raises(InputError, match=r"macro_average_precision: is undefined.*Cure"):
         metric.completed(SimpleNamespace(state=SimpleNamespace(metrics={})), "key")  # type: ignore[arg-type]
+
+
+def _on_a_rank(multi_label: bool) -> tuple[Any, Any, Any]:
+    logits, labels = cases(multi_label)
+    own = list(CaseShare(len(labels)))
+    metric = ClassScores(CLASSES, multi_label, num_cases=len(labels))
+    state = run(metric, logits[own], labels[own], [4] * (len(own) // 4) + [len(own) % 4])
+    assert metric.of_all is not None
+    return state.metrics, state.class_scores, metric.of_all[0].tolist()
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_every_rank_has_the_scores_of_all_cases(multi_label: bool) -> None:
+    """Twenty cases on three ranks."""
+    logits, labels = cases(multi_label)
+    alone = run(ClassScores(CLASSES, multi_label), logits, labels, [20])
+    for metrics, class_scores, of_all in on_ranks(_on_a_rank, 3, multi_label):
+        assert metrics == alone.metrics
+        assert class_scores == alone.class_scores
+        assert of_all == logits.tolist()

@@ -16,12 +16,14 @@ import nibabel
 import numpy as np
 import pytest
 
-from monai_ext.engines.cross_validation import FoldRuns, report, report_progress, visible_gpus
+from monai_ext.engines.cross_validation import FoldRuns, report_progress, visible_gpus
 from monai_ext.engines.fold_jobs import FoldJob
-from monai_ext.engines.fold_process import Stop, locked
+from monai_ext.engines.fold_process import Stop
+from monai_ext.engines.segmentation_folds_report import report_segmentations
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import Postprocessing
 from monai_ext.evaluation.segmentation_metrics import case_metrics
+from monai_ext.file_lock import FileLock
 from monai_ext.planning.msd_plans import named_plan
 
 # stands for `monai.bundle run`: leaves what a training and its evaluation leave, or fails as the file `behave` says
@@ -162,10 +164,10 @@ def test_unfinished_folds_are_named(place: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_fold_in_other_hands_is_left_alone(place: Path) -> None:
-    with locked(place / "out" / ".fold-1.lock", "fold 1", 0):
+    with FileLock(place / "out" / ".fold-1.lock", "fold 1"):
         failures = train(place, patience=0)
     assert list(failures) == [1]
-    assert "in the hands of another process" in failures[1]
+    assert f"in use by process {os.getpid()} on" in failures[1]
     assert [line.split()[1] for line in calls(place)] == ["0", "2"]
 
 
@@ -175,7 +177,7 @@ def test_result_and_postprocessing_of_all_folds(place: Path, capsys: pytest.Capt
         (job.folder / "plan.json").write_text(named_plan("04").to_json())
     capsys.readouterr()
     references = {f"case{fold}": place / "labels" / f"case{fold}.nii.gz" for fold in range(3)}
-    summary = report(place / "out", jobs(place), references)
+    summary = report_segmentations(place / "out", jobs(place), references)
     assert summary["pooled"]["num_cases"] == 3
     assert summary["num_folds"] == 3
     decided = Postprocessing.load(place / "out" / "postprocessing.json")
@@ -259,7 +261,7 @@ def test_stop_while_waiting_for_a_lock(place: Path) -> None:
     runs = FoldRuns(place / "out", command=lambda args: ["false"])
     threading.Timer(0.3, lambda: setattr(stop, "received", signal.SIGTERM)).start()
     begun = time.monotonic()
-    with locked(place / "out" / ".fold-0.lock", "fold 0", 0):
+    with FileLock(place / "out" / ".fold-0.lock", "fold 0"):
         assert runs.train(jobs(place), [0, 1, 2], stop) == {}
     assert time.monotonic() - begun < 30
     assert calls(place) == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from monai_ext.engines.case_share import CaseShare
 from monai_ext.engines.fold_dice import FoldDice
+from rank_processes import on_ranks
 
 
 def volume(*values: int) -> torch.Tensor:
@@ -73,3 +76,18 @@ def test_mean_and_sum_over_classes_choose_alike() -> None:
     assert sums == pytest.approx([3 * mean for mean in means])
     assert len({round(m, 9) for m in means}) == 12
     assert sorted(range(12), key=means.__getitem__) == sorted(range(12), key=sums.__getitem__)
+
+
+def _scores(pairs: list[tuple[torch.Tensor, torch.Tensor]], dealt: bool) -> tuple[float, Any, Any]:
+    metric = FoldDice({"a": 1, "b": 2}, num_cases=len(pairs) if dealt else 0)
+    mean, state = run(metric, *[pairs[case] for case in CaseShare(len(pairs))])
+    return mean, state.class_scores, state.dice_per_case
+
+
+@pytest.mark.parametrize("num_cases", [1, 3])
+def test_cases_of_all_ranks_count_once_and_in_order(num_cases: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    volumes = [torch.randint(0, 3, (2, 1, 1, 2, 4, 4), generator=generator).unbind() for _ in range(num_cases)]
+    alone = _scores(volumes, dealt=False)
+    assert len(alone[2]) == num_cases
+    assert on_ranks(_scores, 2, volumes, True) == [alone] * 2

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from forked_child import in_child, mount_small_disk
 from monai_ext.engines.fold_process import (
     Stop,
     bundle_command,
     error_message,
-    locked,
     process_environment,
     run_process,
 )
 from monai_ext.errors import InputError
+from monai_ext.file_lock import FileLock, LockedError
 
 
 def python(code: str) -> list[str]:
@@ -92,20 +93,18 @@ def test_a_signal_reaches_the_process_once(tmp_path: Path, number: signal.Signal
 
 
 def test_a_lock_lives_as_long_as_the_process_that_inherited_it(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock", "fold 0", 0) as descriptor:
-        assert descriptor is not None
-        child = subprocess.Popen(python("import time; time.sleep(60)"), pass_fds=(descriptor,))
+    lock = FileLock(tmp_path / "lock", "fold 0")
+    with lock.holding():
+        assert lock.descriptor is not None
+        child = subprocess.Popen(python("import time; time.sleep(60)"), pass_fds=(lock.descriptor,))
     try:
-        with (
-            pytest.raises(InputError, match="fold 0 is in the hands of another process"),
-            locked(tmp_path / "lock", "fold 0", 0),
-        ):
-            pass
+        with pytest.raises(LockedError, match="fold 0 is in use by another process"):
+            FileLock(tmp_path / "lock", "fold 0").acquire()
     finally:
         child.kill()
         child.wait()
     begun = time.monotonic()
-    with locked(tmp_path / "lock", "fold 0", 30):
+    with FileLock(tmp_path / "lock", "fold 0").holding(30):
         assert time.monotonic() - begun < 20
 
 
@@ -113,12 +112,8 @@ def test_waiting_for_a_lock_can_be_ended(tmp_path: Path) -> None:
     def tick() -> None:
         raise InputError("stopped")
 
-    with (
-        locked(tmp_path / "lock", "a", 0),
-        pytest.raises(InputError, match="stopped"),
-        locked(tmp_path / "lock", "a", 60, tick),
-    ):
-        pass
+    with FileLock(tmp_path / "lock", "a").holding(), pytest.raises(InputError, match="stopped"):
+        FileLock(tmp_path / "lock", "a").acquire(60, tick)
 
 
 def test_environment_has_no_rank_and_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +132,19 @@ def test_command_keeps_the_warning_filters(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sys, "warnoptions", ["ignore"])
     line = bundle_command(Path("a.json"))
     assert line == [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", "a.json"]
+
+
+def test_a_full_disk_of_the_log_does_not_stop_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    child = "print('x' * 300_000); print('all', 'said')"  # more than a pipe holds
+
+    def body() -> None:
+        mount_small_disk(disk, "16k")
+        with Stop() as stop:
+            status = run_process(python(child), disk / "log", stop, os.environ, show=False)
+        assert status == 0
+        assert (disk / "log").stat().st_size == 2**14
+        assert caplog.text.count("what is printed is not kept any more (No space left on device)") == 1
+
+    assert in_child(body, tmp_path / "report") == 0

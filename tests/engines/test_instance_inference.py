@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.engines.instance_inference import (
+    PADDING,
     CaseInOutput,
     InferencePictures,
     collate_pictures,
@@ -81,8 +82,8 @@ def rectangle(path, size, box):
     Image.fromarray(pixels).save(path)
 
 
-def run(plan, cases, **options):
-    """Output of each iteration of MONAI's evaluator."""
+def run(plan, cases, outputs=None, **options):
+    """Output of each iteration of MONAI's evaluator, also appended to `outputs`."""
     dataset = options.pop("dataset", None) or WholeInstances(cases, plan)
     loader = DataLoader(
         dataset, collate_fn=partial(collate_pictures, divisor=plan.size_divisor), **(options or {"batch_size": 3})
@@ -96,7 +97,7 @@ def run(plan, cases, **options):
         decollate=False,
         val_handlers=[CaseInOutput()],
     )
-    outputs = []
+    outputs = [] if outputs is None else outputs
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: outputs.append(dict(engine.state.output)))
     evaluator.run()
     return outputs
@@ -145,6 +146,41 @@ def test_batches_hold_one_size():
     assert equal_batches(cases, make_plan(resize="fit"), 2) == [[0, 2], [1, 6], [3], [4, 5]]
     with pytest.raises(InputError, match="--val_batch_size 0"):
         equal_batches(cases, make_plan(), 0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 9])
+def test_processes_share_the_batches_of_one(processes):
+    random = np.random.default_rng(processes)
+    cases = [SimpleNamespace(size=(10, int(edge))) for edge in random.choice([10, 30, 48, 49, 200], 40)]
+    plan = make_plan()
+    whole = equal_batches(cases, plan, 4)
+    shares = [equal_batches(cases, plan, 4, rank, processes) for rank in range(processes)]
+    assert sorted(batch for share in shares for batch in share) == sorted(whole)
+    work = [sum(10 * cases[index].size[1] for batch in share for index in batch) for share in shares]
+    largest = max(sum(10 * cases[index].size[1] for index in batch) for batch in whole)
+    assert max(work) - min(work) <= largest
+    # more processes than batches
+    few = [equal_batches(cases[:1], plan, 4, rank, processes) for rank in range(processes)]
+    assert few == [[[0]]] + [[[PADDING]]] * (processes - 1)
+    assert equal_batches([], plan, 4, 1, processes) == []
+
+
+def test_images_that_do_not_count(tmp_path):
+    """Padding, and a file damaged after its size was read: no name beside what is found, one error in the end."""
+    for name in ("a.png", "b.png"):
+        rectangle(tmp_path / name, (40, 48), (5, 7, 20, 30))
+    plan, cases = make_plan(), input_cases(str(tmp_path))
+    dataset = InferencePictures(cases, plan)
+    assert dataset[0]["problem"] == ""
+    padding = run(plan, cases, dataset=dataset, batch_sampler=[[PADDING]])[0]
+    assert padding["case"] == [""]
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    outputs = []
+    with pytest.raises(InputError, match=r"1 of the pictures cannot be read, all others are done") as told:
+        run(plan, cases, outputs, dataset=dataset, batch_sampler=[[0, 1]])
+    assert "a.png" in str(told.value)
+    assert outputs[0]["case"] == ["", "b.png"]
+    np.testing.assert_allclose(outputs[0][CommonKeys.PRED][1].boxes, [(5, 7, 20, 30)], atol=0.51)
 
 
 def test_large_images_stay_on_the_processor():

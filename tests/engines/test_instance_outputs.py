@@ -202,7 +202,7 @@ def test_evaluation_that_cannot_be(cases: list[InstanceCase], tmp_path: Path) ->
         InstanceEvaluation(tmp_path, {}, plan(), cases, gallery=-1)
     evaluation = InstanceEvaluation(tmp_path, {}, plan(), cases)
     with pytest.raises(InputError, match="there are no images"):
-        evaluation._finish(None)
+        evaluation._finish()
 
 
 def test_picture(cases: list[InstanceCase]) -> None:

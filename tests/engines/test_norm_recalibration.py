@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
 
 from monai_ext.engines.norm_recalibration import NormRecalibration
+from monai_ext.networks.shared_batch_norm import SharedBatchNorm
+from rank_processes import on_ranks
 
 
 class Images(torch.utils.data.Dataset[dict[str, Any]]):
@@ -82,3 +85,22 @@ def test_frozen_parts_keep_their_statistics() -> None:
     recalibration(network, freeze="stem").measure()
     assert network.layer0.running_mean.tolist() == [0, 0]
     assert network.layer1.running_mean.abs().max() > 1e-9
+
+
+def _shared(count: int, kind: type[nn.Module]) -> list[Any]:
+    it = recalibration(nn.Sequential(kind(2), nn.Conv2d(2, 2, 1), kind(2)), count)
+    torch.manual_seed(0)
+    it.network[1].reset_parameters()
+    it.measure()
+    return [np.array(buffer) for buffer in it.network.buffers()]
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, SharedBatchNorm])
+@pytest.mark.parametrize("count", [12, 6, 3])
+def test_ranks_share_the_batches_of_one_process(count: int, kind: type[nn.Module]) -> None:
+    """Three, two and one batch on two ranks, the last without any; norms that share statistics do not do so here."""
+    expected = _shared(count, nn.BatchNorm2d)
+    for found in on_ranks(_shared, 2, count, kind):
+        for value, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-6)  # float32 sums in another order
+    assert expected[2] == -(-count // 4)

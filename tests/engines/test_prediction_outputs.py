@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from PIL import Image
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import read_image
 from monai_ext.datasets.segmentation_dataset import Case
+from monai_ext.engines import process_group
+from monai_ext.engines.case_share import CaseShare
 from monai_ext.engines.prediction_outputs import (
     PredictionOutputs,
     decision_beside,
@@ -27,6 +31,7 @@ from monai_ext.evaluation.postprocessing import Postprocessing
 from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.planning.msd_plans import named_plan
 from monai_ext.preprocessing.case_preprocessing import Placement
+from rank_processes import on_ranks
 
 PLAN = named_plan("04").with_changes("test", axes=(0, 1, 2))
 SHAPE = (6, 8, 10)
@@ -76,8 +81,8 @@ def logits(labels: np.ndarray) -> torch.Tensor:
     return 9.0 * torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 3).permute(3, 0, 1, 2)
 
 
-def run(outputs: PredictionOutputs, *cases: tuple[str, torch.Tensor, np.ndarray | None]) -> None:
-    """Send predictions `[K or 1, d, h, w]` through the handler, as the evaluator does."""
+def run(outputs: PredictionOutputs, *cases: tuple[str, torch.Tensor | None, np.ndarray | None]) -> None:
+    """Send predictions `[K or 1, d, h, w]` through the handler, as the evaluator does; None is an unreadable case."""
     placement = Placement(SHAPE, tuple((0, n) for n in SHAPE), SHAPE)
     geometry = Geometry.from_affine(np.diag([1.0, 1.0, 2.0, 1.0]), SHAPE[::-1])
     batches: list[dict[str, Any]] = [
@@ -86,11 +91,11 @@ def run(outputs: PredictionOutputs, *cases: tuple[str, torch.Tensor, np.ndarray 
             "geometry": geometry,
             "placement": placement,
             "reference": reference,
-            "pred": predicted[None],
+            **({"error": f"{name}: broken"} if predicted is None else {"pred": predicted[None]}),
         }
         for name, predicted, reference in cases
     ]
-    engine = Engine(lambda _, batch: {"pred": batch["pred"]})
+    engine = Engine(lambda _, batch: {"pred": batch.get("pred")})
     outputs.attach(engine)
     engine.run(batches)
 
@@ -192,3 +197,69 @@ def test_pictures_give_pictures(tmp_path: Path) -> None:
         outputs.keep_existing([case])
     with pytest.raises(InputError, match="holds the input itself"):
         PredictionOutputs(PLAN, tmp_path).keep_existing([case], overwrite=True)
+
+
+def _evaluate(folder: Path, names: str, dealt: bool, full: str = "") -> tuple[str, str, list[str]]:
+    """Evaluate cases of which each differs, `x` cannot be read; what is printed, what is raised, cases measured."""
+    process_group.LAST_WORDS = 0.0
+    cases = []
+    for number, name in enumerate(names):
+        predicted = torch.from_numpy(blob(number % 2 == 0))[None]
+        predicted[0, 1, 1, 1 : 1 + number] = 0
+        cases.append((name, None if name == "x" else predicted, blob(False)))
+    model = folder.parent / "model.pt"
+    outputs = PredictionOutputs(
+        PLAN,
+        folder,
+        measure=True,
+        decide=True,
+        decision_file=decision_beside(str(folder / "model.pt")),
+        about={"model": str(model)},
+        num_cases=len(cases) if dealt else 0,
+    )
+    write = outputs._write_labels
+
+    def write_until_full(case: Case, *rest: Any) -> Path:
+        if case.name == full:
+            raise InputError("disk full")
+        return write(case, *rest)
+
+    outputs._write_labels = write_until_full  # type: ignore[method-assign]
+    raised = ""
+    with redirect_stdout(io.StringIO()) as screen:
+        try:
+            run(outputs, *[cases[number] for number in (CaseShare(len(cases)) if dealt else range(len(cases)))])
+        except (InputError, SystemExit) as error:
+            raised = str(error)
+    return screen.getvalue(), raised, list(outputs.metrics)
+
+
+@pytest.mark.parametrize(("names", "ranks"), [("abxde", 2), ("ab", 3), ("x", 2)])
+def test_processes_report_together_what_one_would(tmp_path: Path, names: str, ranks: int) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    screen, raised, measured = _evaluate(tmp_path / "one", names, dealt=False)
+    first, *others = on_ranks(_evaluate, ranks, tmp_path / "two", names, True)
+    assert first == (screen.replace(str(tmp_path / "one"), str(tmp_path / "two")), raised, measured)
+    assert measured == [name for name in names if name != "x"]
+    assert ("x: broken" in raised) == ("x" in names)
+    assert all(other == ("", "1" if raised else "", measured) for other in others)
+    found, expected = [
+        {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+        for folder in (tmp_path / "two", tmp_path / "one")
+    ]
+    assert set(found) == set(expected)
+    for name in expected:
+        if name.endswith(".nii.gz"):
+            np.testing.assert_array_equal(stored(tmp_path / "two" / name), stored(tmp_path / "one" / name))
+        else:
+            assert found[name] == expected[name], name
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_full_disk_is_told_once_after_the_others_are_done(tmp_path: Path, ranks: int) -> None:
+    results = on_ranks(_evaluate, ranks, tmp_path, "abcde", True, "d")
+    raised = [raised for _, raised, _ in results]
+    assert raised == (["disk full"] if ranks == 1 else ["1", "disk full"])
+    done = "abc" if ranks == 1 else "abce"
+    assert sorted(path.name for path in tmp_path.glob("*.nii.gz")) == [f"{name}.nii.gz" for name in done]
+    assert not (tmp_path / "metrics.json").exists()

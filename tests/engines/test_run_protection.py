@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from monai_ext.atomic_files import write_text
 from monai_ext.engines import run_protection
-from monai_ext.engines.run_protection import LOCK_FILE, hold_folder, release_folder
+from monai_ext.engines.run_protection import LOCK_FILE, hold_folder, hold_while_running, release_folder
+from monai_ext.expected_folders import FolderGoneError
 from monai_ext.file_lock import LockedError
 
 ROOT = Path(run_protection.__file__).parents[2]
@@ -151,3 +155,44 @@ def test_a_folder_removed_and_made_again_is_held_anew(tmp_path: Path) -> None:
     other = start(folder)
     assert not held(other)
     assert f"in use by process {os.getpid()}" in end(other)
+
+
+class Run:
+    """Stands for a workflow, which a notebook keeps in a variable."""
+
+
+def test_a_folder_is_held_as_long_as_its_last_run_is_there(tmp_path: Path) -> None:
+    first, second = Run(), Run()
+    hold_while_running(tmp_path, first)
+    hold_while_running(tmp_path, second)
+    del first
+    gc.collect()
+    assert tmp_path.resolve() in run_protection._held
+    assert (tmp_path / LOCK_FILE).exists()
+    del second
+    gc.collect()
+    assert tmp_path.resolve() not in run_protection._held
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_held_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    hold_folder(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(FolderGoneError, match="run: the folder of this run was removed"):
+        write_text(folder / "evaluation" / "metrics.json", "{}")
+    assert not folder.exists()
+    release_folder(folder)
+    write_text(folder / "metrics.json", "{}")
+
+
+def test_other_ranks_do_not_make_a_folder_again_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    hold_folder(folder)
+    assert not (folder / LOCK_FILE).exists()
+    folder.rmdir()
+    with pytest.raises(FolderGoneError):
+        write_text(folder / "a.txt", "")
+    release_folder(folder)

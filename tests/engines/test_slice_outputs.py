@@ -33,7 +33,7 @@ def evaluate(folder: Path, labels: torch.Tensor, background: torch.Tensor) -> di
     (folder / "model.pt").write_bytes(b"weights")
     evaluation = SliceEvaluation(folder / "evaluation", {"fold": 3}, str(folder / "model.pt"), [0.25, 0.5])
     evaluation._collect(state(labels, background, ["slice 04"]))
-    evaluation._finish(None)
+    evaluation._finish()
     return json.loads((folder / "evaluation" / "summary.json").read_text())
 
 
@@ -72,7 +72,7 @@ def test_stack_is_written_page_by_page_at_full_size(tmp_path: Path, form: str, d
     background = torch.linspace(0, 1, 8 * 8).reshape(1, 1, 8, 8)
     for _ in range(3):
         prediction._collect(state(torch.zeros(1, 1, 16, 16), background, []))
-    prediction._finish(None)
+    prediction._finish()
     pages = itk.array_from_image(itk.imread(str(tmp_path / "out" / "test-masks.tif")))
     assert pages.shape == (3, 16, 16)
     assert pages.dtype == dtype

@@ -22,6 +22,7 @@ def report(folder: Path, best: float) -> TrainingReport:
         last_class_scores={"a": best},
         class_score="dice",
         score_name="mean_dice",
+        final_iteration=7,
     )
     plan: Any = SimpleNamespace(dataset="set", foreground_classes=("a",))
     tensorboard: Any = SimpleNamespace(picture=SimpleNamespace(compose=lambda *_: None), folder=folder)
@@ -29,7 +30,7 @@ def report(folder: Path, best: float) -> TrainingReport:
     return TrainingReport(folder, plan, validation, SimpleNamespace(seconds=60.0), tensorboard, interruption)  # type: ignore[arg-type]
 
 
-TRAINER = SimpleNamespace(state=SimpleNamespace(iteration=7))
+TRAINER = SimpleNamespace(state=SimpleNamespace(iteration=7), last_event_name="completed")
 
 
 def test_score_is_written_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

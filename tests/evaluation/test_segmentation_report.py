@@ -138,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypa
         raise OSError("disk full")
 
     monkeypatch.setattr("monai_ext.atomic_files.os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"metrics\.json: cannot be written \(disk full"):
         write_report(tmp_path, {"other": CASES["a"]})
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == before
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from monai_ext.engines import process_group
 from monai_ext.errors import InputError
 from monai_ext.losses.classification_loss import ClassificationLoss
+from rank_processes import on_ranks
 
 WEIGHTS = [0.5, 1.0, 2.0, 0.0, 3.0]
 
@@ -131,3 +133,23 @@ def test_wrong_shapes_are_refused() -> None:
 
 def test_weights_are_not_in_the_state() -> None:
     assert ClassificationLoss(class_weights=WEIGHTS).state_dict() == {}
+
+
+def _share(gamma: float) -> tuple[float, list[list[float]]]:
+    logits, labels = case()
+    part = slice(3) if process_group.rank() == 0 else slice(3, 6)
+    loss = ClassificationLoss(class_weights=WEIGHTS, focal_gamma=gamma)(logits[part], labels[part])
+    loss.backward()
+    assert logits.grad is not None
+    return float(loss), logits.grad.tolist()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_weighted_classes_of_two_ranks_are_one_batch(gamma: float) -> None:
+    """The mean of loss and gradient over the ranks; their sums of weights differ, 3.5 and 4."""
+    logits, labels = case()
+    whole = ClassificationLoss(class_weights=WEIGHTS, focal_gamma=gamma)(logits[:6], labels[:6])
+    whole.backward()
+    losses, gradients = zip(*on_ranks(_share, 2, gamma), strict=True)
+    assert sum(losses) / 2 == pytest.approx(float(whole), rel=1e-6)
+    torch.testing.assert_close(torch.tensor(gradients).double().mean(0), logits.grad, rtol=1e-6, atol=1e-8)

@@ -179,8 +179,8 @@ def test_pictures_become_a_model_and_can_be_explored(tmp_path: Path) -> None:
     assert "--spatial_dims 2" in printed(explored)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("private_jupyter")
+@pytest.mark.long
 def test_volumes_become_a_model(tmp_path: Path) -> None:
     volumes = make_phantom(tmp_path / "volumes", num_cases=5)
     execute(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
+from monai_ext.networks.mask_rcnn.sampler import BalancedSampler, keys_of_images
 from monai_ext.networks.mask_rcnn.structures import Targets
 from monai_ext.ops.match_anchors import IGNORED, NEGATIVE, match_anchors
 
@@ -37,7 +37,7 @@ def anchor_targets(
     Args:
         anchors: `[A, 4]` float32 of an image, all levels.
         targets: of every image.
-        sampler: how many are drawn; torch's own generator decides.
+        sampler: how many are drawn; `Targets.draw` decides which, else torch's own generator.
         high, low: overlaps from which an anchor is positive, and below which it is negative.
     """
     matched, states = [], []
@@ -45,7 +45,8 @@ def anchor_targets(
         best, state = match_anchors(target.boxes, anchors, high, low)
         matched.append(best)
         states.append(without_crowd(state, anchors, target.crowd))
-    drawn, labels = sampler.batch(torch.stack(states))
+    keys = keys_of_images([target.draw for target in targets], [len(anchors)] * len(targets), 0, anchors.device)
+    drawn, labels = sampler.batch(torch.stack(states), keys)
     boxes = of_objects([target.boxes for target in targets], torch.stack(matched).gather(1, drawn))
     return AnchorTargets(drawn, labels, torch.where((labels == 1)[:, :, None], boxes, anchors[drawn]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,8 @@ class MaskRCNN(nn.Module):
     """Detector of objects and their outlines (He et al. 2017) on a feature pyramid (Lin et al. 2017).
 
     Under autocast, convolutions and products of matrices are in half precision; coding of boxes, suppression, losses
-    and the sums of RoIAlign stay in float32. Random choices are those of torch's generator of the device.
+    and the sums of RoIAlign stay in float32. What is drawn of an image is a function of `Targets.draw`; without it,
+    random choices are those of torch's generator of the device.
 
     Args:
         backbone: images `[B, C, H, W]` to maps of P2 to P6.
@@ -48,9 +49,12 @@ class MaskRCNN(nn.Module):
     Attributes:
         channels_last: layout that images are brought to; RoIAlign and the 1x1 convolutions read the channels of a
             pixel side by side, so it is the faster one.
+        mean_count: takes numbers of regions and masks, float32 `[2]`, to their mean over all processes that train
+            together, so that losses are divided by what one process with all images would divide by; None alone.
     """
 
     channels_last = True
+    mean_count: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -112,10 +116,11 @@ class MaskRCNN(nn.Module):
         with torch.no_grad():
             proposals = self._proposals(features, sizes, self.rules.proposals, fixed=True)
         regions = region_targets(proposals, targets, self._region_sampler, self.rules.roi_threshold)
+        region_count, mask_count = self._counts_of_all(regions, len(targets))
         losses = {}
         losses["rpn_class"], losses["rpn_box"] = self._rpn_losses(features, targets)
-        losses["roi_class"], losses["roi_box"] = self._box_losses(features, regions)
-        losses["mask"] = self._mask_loss(features, regions, targets)
+        losses["roi_class"], losses["roi_box"] = self._box_losses(features, regions, region_count)
+        losses["mask"] = self._mask_loss(features, regions, targets, mask_count)
         return losses
 
     @torch.no_grad()
@@ -173,18 +178,35 @@ class MaskRCNN(nn.Module):
         normaliser = rules.rpn_batch * len(targets)
         return rpn_losses(logits, deltas, drawn.labels.flatten(), wanted.flatten(0, 1), normaliser, rules.rpn_beta)
 
+    def _counts_of_all(
+        self, regions: RegionTargets, images: int
+    ) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """Regions that count and masks, mean over the processes; None alone. The host does not wait."""
+        if self.mean_count is None:
+            return None, None
+        masks = (regions.labels > 0).view(images, -1).sum(1)  # the same number of places was drawn from every image
+        if self.rules.mask_batch:
+            masks = masks.clamp_max(self.rules.mask_batch)
+        # where nothing counts at all, sums of nothing are divided by something
+        counts = self.mean_count(torch.stack([(regions.labels >= 0).sum(), masks.sum()]).float()).clamp_min(1e-6)
+        return counts[0], counts[1]
+
     def _box_losses(
-        self, features: Sequence[torch.Tensor], regions: RegionTargets
+        self, features: Sequence[torch.Tensor], regions: RegionTargets, count: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logits, deltas = self.box_head(self.pool(features, regions.rois, POOLED))
         # the places of sampling that stayed empty hold regions without area, whose deltas would not be finite
         is_positive = (regions.labels > 0)[:, None]
         own = torch.where(is_positive, regions.rois[:, 1:], torch.arange(4, device=is_positive.device) // 2)
         wanted = encode(torch.where(is_positive, regions.boxes, own), own, HEAD_WEIGHTS)
-        return box_losses(logits, deltas, regions.labels, wanted, self.rules.box_beta)
+        return box_losses(logits, deltas, regions.labels, wanted, self.rules.box_beta, count)
 
     def _mask_loss(
-        self, features: Sequence[torch.Tensor], regions: RegionTargets, targets: Sequence[Targets]
+        self,
+        features: Sequence[torch.Tensor],
+        regions: RegionTargets,
+        targets: Sequence[Targets],
+        count: torch.Tensor | None,
     ) -> torch.Tensor:
         # where the host waits for the device in a step: how many masks there are decides how much is computed
         chosen = (regions.labels > 0).nonzero()[:, 0]
@@ -197,7 +219,7 @@ class MaskRCNN(nn.Module):
         rois = regions.rois[chosen]
         logits = self.mask_head(self.pool(features, rois, self.mask_size // 2), regions.labels[chosen])
         label_maps = torch.stack([target.label_map for target in targets])
-        return mask_loss(logits, mask_targets(label_maps, rois, regions.ids[chosen], self.mask_size))
+        return mask_loss(logits, mask_targets(label_maps, rois, regions.ids[chosen], self.mask_size), count)
 
     def _masks(
         self, features: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor], labels: torch.Tensor

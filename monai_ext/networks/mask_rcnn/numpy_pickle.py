@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from monai_ext.errors import InputError
+from monai_ext.networks.numpy_numbers import number_of_bytes
+from monai_ext.tensor_loading import out_of_memory
 
 _CURE = "a file of detectron2's model zoo, or its state dict by torch.save"
 
@@ -28,11 +30,21 @@ def _no_bytes() -> bytes:
     return b""
 
 
-# what rebuilds an array, taken from arrays themselves since its module's name changed with numpy 2
-_REBUILD, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+class _ArrayName:
+    """Stands for `numpy.ndarray`, which a pickle names and must not call: `ndarray((10**6, 10**6))`."""
+
+
+def _empty_array(kind: Any, *_: Any) -> np.ndarray:
+    """What pickles begin an array with; numpy writes a size of 0 there, others would take memory."""
+    if kind is not _ArrayName:
+        raise pickle.UnpicklingError("asks for an array of another kind")
+    return np.zeros(0, dtype=np.int8)
+
+
+# taken from an array itself since its module's name changed with numpy 2
 _FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _ArrayName,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _as_bytes,
@@ -41,14 +53,15 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     (f"numpy.{core}.{module}", name): function
     for core in ("core", "_core")
     for module, name, function in (
-        ("multiarray", "_reconstruct", _REBUILD),
-        ("multiarray", "scalar", _SCALAR),
+        ("multiarray", "_reconstruct", _empty_array),
+        ("multiarray", "scalar", number_of_bytes),
         ("numeric", "_frombuffer", _FROM_BUFFER),
     )
 }
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+# the unpickler written in C fills a table as large as any number in the file that it is asked to remember a value under
+class _ArrayUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"asks for {module}.{name}")
@@ -73,6 +86,8 @@ def read_numpy_pickle(path: str | Path) -> tuple[dict[str, torch.Tensor], str]:
             content = _ArrayUnpickler(file, encoding="latin1").load()
     except FileNotFoundError:
         raise InputError(f"{path}: weight file not found. Cure: the path of a .pkl file") from None
+    except MemoryError as error:
+        raise InputError(out_of_memory(path, path.stat().st_size)) from error
     except Exception as error:  # a damaged pickle may raise anything
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: is no pickle of numpy arrays alone ({reason:.240}). Cure: {_CURE}") from error

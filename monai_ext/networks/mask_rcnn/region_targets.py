@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from monai_ext.networks.mask_rcnn.anchor_targets import of_objects, without_crowd
 from monai_ext.networks.mask_rcnn.region_pool import as_rois
-from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
+from monai_ext.networks.mask_rcnn.sampler import BalancedSampler, keys_of_images
 from monai_ext.networks.mask_rcnn.structures import Targets
 from monai_ext.ops.match_anchors import IGNORED, match_anchors
 
@@ -42,12 +42,13 @@ def region_targets(
     Args:
         proposals: `[P_i, 4]` float32 of every image; those without area are left out.
         targets: of every image.
-        sampler: how many are drawn; torch's own generator decides.
+        sampler: how many are drawn; `Targets.draw` decides which, else torch's own generator.
         threshold: overlap from which a region is positive, below it is negative.
     """
     # boxes of objects too: an untrained network proposes nothing that overlaps them
     candidates = [torch.cat([target.boxes, one]) for one, target in zip(proposals, targets, strict=True)]
-    most = max(one.shape[0] for one in candidates)
+    counts = [one.shape[0] for one in candidates]
+    most = max(counts)
     regions = torch.stack([F.pad(one, (0, 0, 0, most - one.shape[0])) for one in candidates])
     matched, states = [], []
     for target, boxes in zip(targets, regions, strict=True):
@@ -55,7 +56,8 @@ def region_targets(
         matched.append(best)
         states.append(without_crowd(state, boxes, target.crowd))
     has_area = (regions[:, :, 2:] > regions[:, :, :2]).all(2)
-    drawn, kinds = sampler.batch(torch.where(has_area, torch.stack(states), IGNORED))
+    keys = keys_of_images([target.draw for target in targets], counts, 1, regions.device)
+    drawn, kinds = sampler.batch(torch.where(has_area, torch.stack(states), IGNORED), keys)
     boxes = regions.gather(1, drawn[:, :, None].expand(-1, -1, 4))
     objects, is_positive = torch.stack(matched).gather(1, drawn), kinds == 1
     labels = torch.where(is_positive, of_objects([target.labels for target in targets], objects), kinds.long())

@@ -5,6 +5,7 @@ Boxes are `(x0, y0, x1, y1)` in pixels of the network's input, pixel edges, half
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ class Targets(NamedTuple):
         label_map: `[H, W]` int32, padded as the images of the batch are.
         crowd: `[Z, 4]` float32, regions where objects were not told apart. Anchors and proposals of which a half or
             more lies in one are no examples of background; `[0, 4]` where there are none.
+        draw: seed of the anchors and regions that are drawn from this image; None leaves them to torch's generator,
+            whose numbers depend on the other images of the batch.
     """
 
     boxes: torch.Tensor
@@ -27,10 +30,13 @@ class Targets(NamedTuple):
     ids: torch.Tensor
     label_map: torch.Tensor
     crowd: torch.Tensor
+    draw: int | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """The same on a device."""
-        return Targets(*(tensor.to(device, non_blocking=non_blocking) for tensor in self))
+        move = partial(torch.Tensor.to, device=device, non_blocking=non_blocking)
+        boxes, labels, ids, label_map, crowd = map(move, self[:5])
+        return Targets(boxes, labels, ids, label_map, crowd, self.draw)
 
 
 class Detections(NamedTuple):

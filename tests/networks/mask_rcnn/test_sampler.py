@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_ext.networks.mask_rcnn.sampler import BalancedSampler
+from monai_ext.networks.mask_rcnn.sampler import BalancedSampler, keys_of_images
 
 
 def states(positives: int, negatives: int, ignored: int = 50) -> torch.Tensor:
@@ -49,3 +49,23 @@ def test_wrong_arguments() -> None:
         BalancedSampler(0)
     with pytest.raises(ValueError, match="from 0 to 1"):
         BalancedSampler(4, 1.5)
+
+
+def test_what_an_image_draws_depends_on_itself_alone() -> None:
+    """Not on the other images of the batch, nor on their numbers of candidates, nor on torch's generator."""
+    cpu, sampler = torch.device("cpu"), BalancedSampler(16, 0.5)
+    states = torch.randint(0, 2, (3, 90), generator=torch.Generator().manual_seed(1))
+    states[0, 50:] = -1
+    keys = keys_of_images([7, 8, 9], [50, 90, 90], 0, cpu)
+    assert keys is not None
+    indices, kinds = sampler.batch(states, keys)
+    for row, (draw, count) in enumerate(((7, 50), (8, 90), (9, 90))):
+        own = keys_of_images([draw], [count], 0, cpu)
+        found = sampler.batch(states[row : row + 1, :count], own)
+        assert torch.equal(found[0][0], indices[row])
+        assert torch.equal(found[1][0], kinds[row])
+    other_stage = keys_of_images([7, 8, 9], [50, 90, 90], 1, cpu)
+    assert other_stage is not None
+    assert not torch.equal(keys, other_stage)
+    assert not torch.equal(keys[1], keys[2])
+    assert keys_of_images([7, None], [5, 5], 0, cpu) is None
