@@ -37,3 +37,11 @@ def write_stack(path: str | Path, pages: np.ndarray) -> None:
     except (OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{path}: cannot be written ({reason}). Cure: a writable folder with enough space") from error
+
+
+def masks_name(input_path: str | Path) -> str:
+    """File name of a prediction: `test-masks.tif` for `test-volume.tif`, else `<name>-masks.tif`."""
+    path = Path(input_path)
+    name = path.stem if path.suffix.lower() in (".tif", ".tiff") else path.name
+    stem = name.removesuffix("-volume")
+    return f"{stem}-masks.tif"

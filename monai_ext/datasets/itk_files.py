@@ -49,14 +49,12 @@ def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geome
         found = _read_picture(path, as_label)
         if found is not None:
             return found
-    from monai.data import ITKReader
+    import itk
 
-    if path.is_dir():
-        check_one_series(path)
+    files = check_one_series(path) if path.is_dir() else [str(path)]
     check_itk_claim(path)
-    reader = ITKReader(channel_dim=None)
     try:
-        image = reader.read(str(path))
+        image = itk.imread(files if len(files) > 1 else files[0])
     except TypeError:  # ITK's Python has no class for this kind of pixel
         raise InputError(
             f"{path}: pixels of this kind cannot be read. Cure: save grey values (8 or 16 bit, float) or 8-bit colours"
@@ -70,18 +68,32 @@ def read_with_itk(path: Path, as_label: bool = False) -> tuple[np.ndarray, Geome
                 f"{path}: slices of the series are not equally spaced, deviation {apart:.3g} mm. "
                 "Cure: restore missing slices; remove scouts and repeated slices"
             )
+    header = image.GetMetaDataDictionary()
     try:
-        data, meta = reader.get_data(image)
+        for name in header.GetKeys():
+            if not name.startswith("ITK_"):  # ITK's own, of any type
+                header[name]
     except (TypeError, UnicodeError):  # names of fields that are no text
         raise InputError(f"{path}: its header is damaged. Cure: copy or export it again") from None
-    array = np.array(data)  # a copy: the original is memory of the ITK image
-    spatial = tuple(int(n) for n in np.asarray(meta["spatial_shape"]))
+    view = itk.array_view_from_image(image, keep_axes=False).T  # channels come first then
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        view = np.moveaxis(view, 0, -1)
+    array = np.array(view)  # a copy: the original is memory of the ITK image
+    spatial = tuple(int(n) for n in itk.size(image))[:3]
     if len(spatial) not in (2, 3) or array.ndim > 4 or 0 in array.shape:
         raise InputError(f"{path}: shape {array.shape} is not 2D or 3D with channels. Cure: store one volume per file")
+    return array, Geometry.from_affine(_affine(image, len(spatial)), spatial)
+
+
+def _affine(image: Any, dims: int) -> np.ndarray:
+    """`4 x 4`: voxel to RAS mm, of the first `dims` axes. A 2D image becomes a volume of one slice, 1 mm thick."""
+    import itk
+
     affine = np.eye(4)
-    columns = [*range(len(spatial)), -1]  # a 2D image becomes a volume of one slice, 1 mm thick
-    affine[np.ix_(columns, columns)] = np.asarray(meta["affine"], dtype=np.float64)
-    return array, Geometry.from_affine(affine, spatial)
+    axes = np.asarray(itk.array_from_matrix(image.GetDirection()), dtype=np.float64)
+    affine[:dims, :dims] = axes[:dims, :dims] * np.asarray(image.GetSpacing(), dtype=np.float64)[:dims]
+    affine[:dims, 3] = np.asarray(image.GetOrigin(), dtype=np.float64)[:dims]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # ITK's x and y point to left and back
 
 
 def check_itk_claim(path: Path) -> None:
@@ -108,8 +120,8 @@ def _edges(page: TiffPage) -> tuple[int, int, int]:
     return page.height, page.width, page.channels
 
 
-def check_one_series(folder: Path) -> None:
-    """Require exactly one DICOM series in a folder.
+def check_one_series(folder: Path) -> list[str]:
+    """Require exactly one DICOM series in a folder; its files, in the order of their positions.
 
     Raises:
         InputError: no series, or several, which are listed with their number of files.
@@ -130,6 +142,7 @@ def check_one_series(folder: Path) -> None:
             f"{folder}: must hold one DICOM series, found {len(series)}: {listed}. "
             "Cure: move each series to a folder of its own and give that folder"
         )
+    return [str(file) for file in names.GetFileNames(series[0][0])]
 
 
 def picture_channels(path: Path) -> int | None:

@@ -12,8 +12,10 @@ from monai_ext.datasets.classification_dataset import ImageCase
 from monai_ext.datasets.folds import Fold
 from monai_ext.engines import process_group
 from monai_ext.engines.class_source import ClassSource
+from monai_ext.engines.data_note import note_data
 from monai_ext.engines.run_protection import check_start, protect_training, record_start
 from monai_ext.errors import InputError
+from monai_ext.model_card.data_facts import class_facts
 from monai_ext.networks.classifier_weights import plan_options_of_weights
 from monai_ext.planning.class_plan import ClassPlan, architecture
 
@@ -144,6 +146,7 @@ def prepare_class(
     process_group.first_alone(
         lambda: record_start(Path(output_dir), plan, source.fold, source.digest, source.report.digests)
     )
+    note_data(output_dir, lambda: class_facts(source))
     return ClassPrepared(source, plan)
 
 

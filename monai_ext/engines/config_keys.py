@@ -23,6 +23,7 @@ from monai_ext.engines.workflow import config_files, running_workflow
 from monai_ext.errors import InputError, Problems
 
 FINAL_STEPS = "finalize"  # MONAI runs them after any run id, if a config has them
+CLIENT_RUN = "run_name"  # MonaiAlgo names the runs of its client with it, whether a config reads it or not
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -93,7 +94,7 @@ def _references(content: Any) -> set[str]:
 def unknown_keys(config: dict[str, Any], base: dict[str, Any]) -> list[str]:
     """Keys of the merged config that the base file lacks and nothing refers to; nested sections included."""
     referred = _references(config)
-    allowed = {*base, *referred, ConfigParser.meta_key, FINAL_STEPS}
+    allowed = {*base, *referred, ConfigParser.meta_key, FINAL_STEPS, CLIENT_RUN}
     unknown = [k for k in config if k not in allowed]
     for section, content in base.items():
         merged = config.get(section)
@@ -138,7 +139,8 @@ def check_config(base_file: str) -> None:
             f'missing). Cure: give both, --config_file "{[str(folder / n) for n in (base_file, *given)]}"'
         )
     problems = Problems(f"keys of {base_file}")
-    known = sorted(set(base) | {f"{s}#{k}" for s, c in base.items() if isinstance(c, dict) for k in c})
+    of_overlays = set(config) & set(specs)
+    known = sorted(of_overlays | set(base) | {f"{s}#{k}" for s, c in base.items() if isinstance(c, dict) for k in c})
     for name in unknown_keys(config, base):
         near = nearest_names(name, [k for k in known if k in specs] + known)
         hint = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "run id `describe` lists every key"
@@ -166,7 +168,9 @@ def describe_keys(base_file: str) -> str:
     folder = Path(workflow.config_root_path)
     base = json.loads((folder / base_file).read_text(encoding="utf-8"))
     specs = load_key_specs(folder / "keys.json")
-    rows = [(n, json.dumps(base[n]), specs[n]) for n in base if n in specs]
+    # keys that an overlay brings come last
+    defaults = base | {n: v for n, v in workflow.parser.get().items() if n not in base}
+    rows = [(n, json.dumps(v), specs[n]) for n, v in defaults.items() if n in specs]
     width = max(len(n) for n, _, _ in rows)
     lines = []
     for name, default, spec in rows:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from monai.utils.enums import CommonKeys
 
-from monai_ext.datasets.em_stack import EmStack, read_em_images, scaled
+from monai_ext.datasets.em_stack import EmStack, read_em_images
+from monai_ext.datasets.em_values import scaled_as_in_training
 from monai_ext.engines import trained_models
 from monai_ext.errors import InputError
 from monai_ext.networks.valid_unet import network_from_em_plan
 from monai_ext.planning.em_plan import EmPlan
 
 TEST_FILE = "test-volume.tif"
-OUTSIDE, LEAST_SPAN = 2.0, 0.05  # of grey values scaled to -1 to 1, between their 1st and 99th percentile
 
 
 def plan_of_models(ckpt_path: str | Sequence[str], bundle_root: str) -> EmPlan:
@@ -74,14 +74,4 @@ def test_images(stack: EmStack, plan: EmPlan) -> torch.Tensor:
 
 
 def _ready(images: np.ndarray, plan: EmPlan, where: str) -> torch.Tensor:
-    """Scaled images; refuses grey values of another scale than those of the training, which would predict nonsense."""
-    plan.check_slice(images.shape[1], images.shape[2], where)
-    result = scaled(images, plan.value_range)
-    low, high = np.percentile(result, [1, 99])
-    if low < -OUTSIDE or high > OUTSIDE or (high - low < LEAST_SPAN and images.dtype != np.uint8):
-        seen, (least, most) = np.percentile(images, [1, 99]), plan.value_range
-        raise InputError(
-            f"{where}: grey values from {seen[0]:g} to {seen[1]:g} do not fit the model, which was trained with "
-            f"{least:g} to {most:g}. Cure: save it with the type and scale of the training stack"
-        )
-    return torch.from_numpy(result)
+    return torch.from_numpy(scaled_as_in_training(images, plan, where))

@@ -17,8 +17,10 @@ from monai_ext.datasets.em_phantom import make_em_phantom
 from monai_ext.datasets.em_stack import EmStack, read_em_stack, scaled, value_range
 from monai_ext.datasets.folds import Fold
 from monai_ext.engines import process_group
+from monai_ext.engines.data_note import note_data
 from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
+from monai_ext.model_card.data_facts import em_facts
 from monai_ext.planning.em_plan import EmPlan, make_em_plan
 from monai_ext.preprocessing.slice_resize import on_canvas, resized_labels
 
@@ -162,6 +164,7 @@ def prepare_em(
     fold = source.fold
     logger.info("%d slices for training, %d for validation: %s", len(fold.train), len(fold.val), ", ".join(fold.val))
     process_group.first_alone(lambda: record_start(Path(output_dir), plan, fold, source.digest))
+    note_data(output_dir, lambda: em_facts(source))
     return EmPrepared(source, plan)
 
 

@@ -14,10 +14,12 @@ from monai_ext.datasets.folds import Fold
 from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.engines import process_group
 from monai_ext.engines.class_preparation import IMAGENET_MEAN, IMAGENET_STD
+from monai_ext.engines.data_note import note_data
 from monai_ext.engines.instance_choices import settle_fields
 from monai_ext.engines.instance_source import InstanceSource, open_instance_source
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
+from monai_ext.model_card.data_facts import instance_facts
 from monai_ext.planning.instance_plan import InstancePlan, architecture
 
 __all__ = [
@@ -207,6 +209,7 @@ def prepare_instance(
     process_group.first_alone(
         lambda: record_start(Path(output_dir), plan, source.fold, source.digest, source.images.digests)
     )
+    note_data(output_dir, lambda: instance_facts(source))
     return InstancePrepared(source, plan)
 
 

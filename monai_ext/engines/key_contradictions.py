@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "val_start_epoch": 1,
     "val_interval": 1,
     "patience": 0,
+    "pred_format": "",
 }
 
 
@@ -42,6 +43,9 @@ def check_contradictions(options: Mapping[str, Any]) -> None:
     """
     problems = Problems("keys that contradict each other")
     given = {**DEFAULTS, **{name: options[name] for name in DEFAULTS if name in options}}
+    if "max_epochs" in options and "dicom" in given["pred_format"]:  # the key of configs that train and evaluate
+        reason = "cases of a dataset are files, a DICOM segmentation refers to a DICOM series"
+        problems.add(f"--pred_format {given['pred_format']}", reason, "nii or npy here, dicom with inference.json")
     for check in (_check_slices, _check_network_and_loss, _check_sources, _check_course):
         check(given, problems.add)
     problems.raise_if_any()

@@ -16,9 +16,11 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_ext.atomic_files import replacing
+from monai_ext.datasets.dicom_segmentation import check_source, write_segmentation
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
 from monai_ext.datasets.png_labels import is_picture, write_png_labels
+from monai_ext.datasets.segment_codes import segment_codes
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.engines import process_group
 from monai_ext.engines.case_share import collect, has_share
@@ -32,7 +34,7 @@ from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.case_preprocessing import restore_labels, restore_probabilities, restore_stored_labels
 
 logger = logging.getLogger(__name__)
-FORMATS = ("nii", "npy")
+FORMATS = ("nii", "npy", "dicom", "dicom_per_class")
 DECIDED_NOTE = (
     "decided on these very cases: the Dice after post-processing is a little too good as an estimate for new cases"
 )
@@ -98,12 +100,15 @@ class PredictionOutputs:
             gets the Dice before and after.
         decision_file: where the decision is written, beside the model as a rule.
         pred_format: `nii` label maps, `npy` probabilities `[K, D, H, W]` float32 in canonical axes (z, y, x) as
-            `<case>.npy`, or `nii+npy`. Probabilities need logits from the evaluator.
+            `<case>.npy` (they need logits from the evaluator), `dicom` segmentations `<case>.dcm` that refer to the
+            series the case was read from, `dicom_per_class` one file for each class with all slices, which ITK reads as
+            a volume, `<case>_class<value>.dcm`; or several, as `nii+npy`.
+        segment_codes_file: coded terms of the classes for DICOM, see `segment_codes`; empty for none.
         overlapped: work on a case in a thread of its own while the network predicts the next one.
         num_cases: of all processes together, dealt out by `CaseShare`; 0: this process has all of them.
 
     Raises:
-        InputError: unknown format; post-processing of classes that the plan lacks.
+        InputError: unknown format; post-processing or coded terms of classes that the plan lacks.
     """
 
     def __init__(
@@ -121,6 +126,7 @@ class PredictionOutputs:
         pred_format: str = "nii",
         overlapped: bool = False,
         num_cases: int = 0,
+        segment_codes_file: str | Path = "",
     ) -> None:
         self.plan = plan
         self.folder = Path(folder)
@@ -132,6 +138,8 @@ class PredictionOutputs:
         self.postprocessing = postprocessing
         self.decision_file = Path(decision_file) if str(decision_file) else None
         self.formats = _formats(pred_format)
+        classes = plan.foreground_classes
+        self._codes = segment_codes(segment_codes_file, sorted(classes, key=lambda name: classes[name]))
         self.decide = decide
         self.num_cases = num_cases
         self.metrics: dict[str, Any] = {}
@@ -156,11 +164,15 @@ class PredictionOutputs:
 
     @process_group.one_error
     def keep_existing(self, cases: Sequence[Case], overwrite: bool = False) -> None:
-        """Refuse to start if a prediction would replace a file.
+        """Refuse to start if a prediction would replace a file, or cannot be written as what was asked.
 
         Raises:
-            InputError: lists the files that exist, unless `overwrite`; in any case if one of them is an input.
+            InputError: lists the files that exist, unless `overwrite`; in any case if one of them is an input; DICOM is
+                asked for and a case is no series that a segmentation can refer to.
         """
+        if self.write and self._segmentations():
+            for case in cases:
+                check_source(case.images, self.folder)
         targets = [self.folder / f"{case.name}{ending}" for case in cases for ending in self._endings(case)]
         inputs = {image.resolve() for case in cases for image in case.images}
         existing = [path for path in targets if path.exists()]
@@ -182,8 +194,18 @@ class PredictionOutputs:
         return (
             (endings if self.write and "nii" in self.formats else [])
             + ([".npy"] if self.write and "npy" in self.formats else [])
+            + ([ending for ending, _ in self._segmentations()] if self.write else [])
             + (["_probabilities.nii.gz"] if self.probabilities else [])
         )
+
+    def _segmentations(self) -> list[tuple[str, dict[str, int]]]:
+        """Ending and classes of each DICOM segmentation of a case."""
+        classes = self.plan.foreground_classes
+        single = {f"_class{value}.dcm": {name: value} for name, value in classes.items()}
+        return [
+            *([(".dcm", classes)] if "dicom" in self.formats else []),
+            *(single.items() if "dicom_per_class" in self.formats else []),
+        ]
 
     def _start(self, _: Any) -> None:
         self._outcomes = []
@@ -213,6 +235,10 @@ class PredictionOutputs:
         as_array = self.write and "npy" in self.formats
         if self.write and "nii" in self.formats:
             outcome.written.append(self._write_labels(case, labels, geometry))
+        for ending, classes in self._segmentations() if self.write else []:
+            path = self.folder / f"{case.name}{ending}"
+            write_segmentation(path, labels, geometry, case.images[0], classes, self._codes)
+            outcome.written.append(path)
         if self.probabilities or as_array:
             probabilities = restore_probabilities(predicted, placement, geometry, self.plan)
             if self.probabilities:
@@ -290,5 +316,5 @@ class PredictionOutputs:
 def _formats(pred_format: str) -> tuple[str, ...]:
     formats = tuple(part.strip() for part in re.split(r"[,+]", pred_format))
     if not set(formats) <= set(FORMATS):
-        raise InputError(f"--pred_format {pred_format}: unknown format. Cure: nii, npy or nii+npy")
+        raise InputError(f"--pred_format {pred_format}: unknown format. Cure: {', '.join(FORMATS)}, or as nii+npy")
     return formats

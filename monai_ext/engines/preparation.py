@@ -17,9 +17,11 @@ from monai_ext.datasets.msd import read_msd
 from monai_ext.datasets.phantom import make_phantom
 from monai_ext.datasets.segmentation_dataset import Case, SegmentationDataset
 from monai_ext.engines import process_group
+from monai_ext.engines.data_note import note_data
 from monai_ext.engines.folder_ranks import ranks_of_folder
 from monai_ext.engines.run_protection import check_held_out, check_start, protect_training, record_start
 from monai_ext.errors import InputError
+from monai_ext.model_card.data_facts import segmentation_facts
 from monai_ext.planning.fingerprint import Fingerprint, compute_fingerprint
 from monai_ext.planning.msd_plans import named_plan
 from monai_ext.planning.plan import Plan
@@ -98,7 +100,7 @@ def choose_fold(
 
 def _fingerprint(dataset: SegmentationDataset, folder: Path, crop: str, num_workers: int) -> Fingerprint:
     """Fingerprint of the dataset, read from the folder if that was made from the same files."""
-    path = folder / ("fingerprint.json" if crop == "nonzero" else f"fingerprint_{crop}.json")
+    path = _fingerprint_file(folder, crop)
     state = dataset_state(dataset)
     kept = _kept_fingerprint(path, state)
     everywhere = all(process_group.gather(kept is not None))  # machines may have stores of their own
@@ -109,6 +111,10 @@ def _fingerprint(dataset: SegmentationDataset, folder: Path, crop: str, num_work
     content = json.dumps({"dataset_state": state, "fingerprint": json.loads(fingerprint.to_json())}, indent=2)
     ranks_of_folder(folder).first_alone(lambda: write_cache(path, content + "\n"))
     return fingerprint
+
+
+def _fingerprint_file(folder: Path, crop: str) -> Path:
+    return folder / ("fingerprint.json" if crop == "nonzero" else f"fingerprint_{crop}.json")
 
 
 def _kept_fingerprint(path: Path, state: str) -> Fingerprint | None:
@@ -198,6 +204,8 @@ def prepare(
     logger.info("plan of %s:\n%s", source.dataset.name, plan.describe())
     store = prepare_cases(source.dataset, plan, cases_folder(store_dir, plan), num_workers)
     process_group.first_alone(lambda: record_start(Path(output_dir), plan, source.fold))
+    file = _fingerprint_file(Path(store_dir), plan.crop)
+    note_data(output_dir, lambda: segmentation_facts(source.dataset, source.fold, file))
     return Prepared(source, plan, store)
 
 

@@ -45,6 +45,7 @@ RUN_FILES = (
     "postprocessing.json",
     "calibration.json",
     "export",
+    "docs",
     "fold_done.json",
 )
 

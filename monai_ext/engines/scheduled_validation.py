@@ -16,7 +16,9 @@ from monai_ext.atomic_files import save_tensors
 from monai_ext.engines import process_group
 from monai_ext.engines.checkpoint_files import damage
 from monai_ext.engines.interruption import Interruption
+from monai_ext.engines.run_protection import PLAN_FILE
 from monai_ext.engines.schedules import ProgressSchedule
+from monai_ext.planning.plan_identity import note_plan
 
 logger = logging.getLogger(__name__)
 STATE = (
@@ -165,7 +167,9 @@ class ScheduledValidation(ValidationHandler):
     def _save(self, name: str) -> None:
         # all processes have the same weights and see the same score
         if process_group.is_first():
-            save_tensors(self.folder / name, self.network.state_dict())
+            state = self.network.state_dict()
+            note_plan(state, self.folder / PLAN_FILE)
+            save_tensors(self.folder / name, state)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in STATE}

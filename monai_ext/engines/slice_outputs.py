@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
+from monai_ext.datasets.em_writing import masks_name as masks_name
 from monai_ext.datasets.em_writing import write_stack
 from monai_ext.engines import process_group
 from monai_ext.engines.case_share import collect_at_first
@@ -173,14 +174,6 @@ class StackPrediction:
     def _write(self, pages: np.ndarray) -> None:
         write_stack(self.path, pages)
         print(f"{len(pages)} pages of {pages.shape[1]} x {pages.shape[2]}, {pages.dtype}: {self.path.resolve()}")
-
-
-def masks_name(input_path: str | Path) -> str:
-    """File name of a prediction: `test-masks.tif` for `test-volume.tif`, else `<name>-masks.tif`."""
-    path = Path(input_path)
-    name = path.stem if path.suffix.lower() in (".tif", ".tiff") else path.name
-    stem = name.removesuffix("-volume")
-    return f"{stem}-masks.tif"
 
 
 def _labels(page: torch.Tensor) -> np.ndarray:

@@ -17,6 +17,7 @@ from monai_ext.engines.launch_record import begun_by_this_launch, note_launch
 from monai_ext.engines.run_protection import RunPlan
 from monai_ext.engines.sample_stream import SampleStream
 from monai_ext.errors import InputError
+from monai_ext.planning.plan_identity import require_same_training
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
@@ -28,7 +29,8 @@ def load_weights(network: torch.nn.Module, path: str | Path, cure: str) -> torch
     """Fill `network` from a plain state dict, strictly.
 
     Raises:
-        InputError: the file is missing or damaged, or its tensors are not those of the network.
+        InputError: the file is missing or damaged, its tensors are not those of the network, or it was trained with
+            another plan than the one beside it.
     """
     state = load_tensors(path, cure)
     try:
@@ -39,6 +41,7 @@ def load_weights(network: torch.nn.Module, path: str | Path, cure: str) -> torch
             f"{path}: the weights do not fit the network of the plan ({' '.join(line.strip() for line in first)}). "
             f"Cure: keep model.pt and plan.json of one training together"
         ) from error
+    require_same_training(state, path)
     return network
 
 

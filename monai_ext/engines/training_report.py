@@ -13,6 +13,7 @@ from ignite.engine import Events
 from monai_ext.atomic_files import write_text
 from monai_ext.engines import process_group
 from monai_ext.engines.interruption import Interruption
+from monai_ext.engines.model_card import note_training
 from monai_ext.engines.progress_log import duration, score_title
 from monai_ext.engines.run_protection import RunPlan, release_folder
 from monai_ext.engines.scheduled_validation import ScheduledValidation
@@ -123,6 +124,7 @@ class TrainingReport:
         picture = self.tensorboard.picture.compose(f"{self.plan.dataset}, validation")
         if picture is not None:
             save_picture(self.folder / "overlay.png", picture)
+        note_training(self.folder, trainer)
         write_text(self.folder / METRICS_FILE, json.dumps(content, indent=2) + "\n")  # last, see `_is_written`
         if (self.folder / "overlay.png").exists():
             files["overlay"] = "overlay.png"

@@ -15,10 +15,12 @@ from monai_ext.errors import InputError
 from monai_ext.export.comparison import Runner, compare, require_near
 from monai_ext.export.manifest import Artefact, file_sha256
 from monai_ext.export.onnx_model import onnx_runner
+from monai_ext.export.tensorrt_engine import tensorrt_runner
 from monai_ext.export.torchscript import torchscript_runner
 
 TIMED_CALLS = 5
 ROUNDED = ("int8", "int8 simulated")
+RUNNERS = {"torchscript": torchscript_runner, "onnx": onnx_runner, "tensorrt": tensorrt_runner}
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class ArtefactCheck:
         Raises:
             InputError: it differs more, or scores less, than allowed.
         """
-        run = torchscript_runner(path) if kind == "torchscript" else onnx_runner(path)
+        run = RUNNERS[kind](path)
         found = compare(self._network, run, self.batches)
         tolerance = self.tolerances[precision] * max(1.0, found.largest)
         require_near(path.name, found, tolerance, mean=precision in ROUNDED)

@@ -17,22 +17,26 @@ from monai_ext.errors import Problems
 from monai_ext.export.artefact_check import ArtefactCheck
 from monai_ext.export.comparison import Runner
 from monai_ext.export.deployed_classifier import DeployedClassifier
+from monai_ext.export.half_precision import PRECISIONS, HalfPrecision
 from monai_ext.export.integer_graph import write_integer_graph
 from monai_ext.export.manifest import write_manifest
 from monai_ext.export.onnx_model import INPUT, export_onnx
 from monai_ext.export.onnx_packages import onnx_package
 from monai_ext.export.static_int8 import quantise_statically
+from monai_ext.export.tensorrt_engine import ENGINE, build_engine, tensorrt_package
 from monai_ext.export.torchscript import export_torchscript
 from monai_ext.networks.fake_quantisation import fixed_quantisation, is_fake_quantised, set_quantising
 from monai_ext.networks.folded_norm import fold_norms
 from monai_ext.planning.class_plan import ClassPlan
 
 FORMATS = ("torchscript", "onnx")
+ALL_FORMATS = (*FORMATS, "tensorrt")
 QUANTIZE = ("none", "qat", "ptq")
 # of `with_fake_quantisation`. Gates: two layers on one value per channel, and fused ops read their weights themselves;
 # last norms of a block: without rounding there, the convolutions before them would run in float
 QAT_OPTIONS = {"skip": r"\bse_layer\b", "norms": r"\b(conv3|project)\.adn\.N$"}
 FLOAT_TOLERANCE = 1e-4  # of the largest output; sums in another order, over some hundred layers, give about 1e-6
+HALF_TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}  # three and two digits
 INT8_TOLERANCE = 0.05  # mean over probabilities: a broken file is worse than that, a good one is judged by `score`
 CALIBRATION_BATCH = 16
 
@@ -53,8 +57,9 @@ def export_classifier(
     max_score_drop: float = 0.01,
     float_tolerance: float = FLOAT_TOLERANCE,
     int8_tolerance: float = INT8_TOLERANCE,
+    precision: str = "float32",
 ) -> dict[str, Any]:
-    """Write `model.ts`, `model.onnx`, `model_int8.onnx` (as asked for) and `manifest.json` into a folder.
+    """Write `model.ts`, `model.onnx`, `model_int8.onnx`, `model.engine`, as asked for, and `manifest.json`.
 
     Every file takes images as they are stored, `[B, C, *image_size]` (uint8 where the plan's values are 0 to 255,
     otherwise float32; TorchScript takes both), resized and cut as the plan says, and gives probabilities `[B, K]`.
@@ -64,7 +69,7 @@ def export_classifier(
         network: trained network of the plan, on any device; not changed.
         plan: of the network.
         folder: made where it is missing; files of the same names are replaced.
-        formats: any of `torchscript` and `onnx`.
+        formats: any of `torchscript`, `onnx` and `tensorrt`.
         calibration_images: images `[N, C, *image_size]` of the training set, with values of image files, or batches of
             them. Ranges of `ptq` come from them, and the files are compared on the first of them; without them on
             seeded noise.
@@ -78,6 +83,8 @@ def export_classifier(
         max_score_drop: by how much a file's score may be below the network's.
         float_tolerance: largest difference of an output, relative to the largest output where that is above 1.
         int8_tolerance: the same of the mean difference; a single image near the boundary of classes says little.
+        precision: of files that are not in 8 bits: `float32`, `float16`, or `bfloat16` (TorchScript only). For 16 bits
+            the tolerance is that of their digits, if it is larger.
 
     Returns:
         The manifest.
@@ -88,13 +95,15 @@ def export_classifier(
     """
     folder = Path(folder)
     batches = _batches(calibration_images)
-    _check_options(network, plan, formats, batches, quantize, folder)
+    _check_options(network, plan, formats, batches, quantize, folder, precision)
     reference = copy.deepcopy(network).cpu().float().eval()
     if quantize == "qat":
         set_quantising(reference)
         folded = fixed_quantisation(reference, fold_norms)
     else:
         folded = fold_norms(reference)
+        if precision != "float32":
+            folded = HalfPrecision(folded, PRECISIONS[precision])
 
     def deployed(module: nn.Module) -> nn.Module:
         wrapped = DeployedClassifier(
@@ -105,13 +114,14 @@ def export_classifier(
     expected, module = deployed(reference), deployed(folded)
     tests = _test_batches(plan, batches)
     tolerances = {"float32": float_tolerance, "int8 simulated": int8_tolerance, "int8": int8_tolerance}
+    tolerances |= {name: max(float_tolerance, half) for name, half in HALF_TOLERANCES.items()}
     check = ArtefactCheck(folder, expected, tests, tolerances, score, max_score_drop)
     artefacts = []
     if "torchscript" in formats:
         path = folder / "model.ts"
         about = {"classes": list(plan.classes), "image_size": list(plan.image_size), "multi_label": plan.multi_label}
         export_torchscript(module, path, about=about, texts={"plan.json": plan.to_json()})
-        artefacts.append(check(path, "torchscript", "int8 simulated" if quantize == "qat" else "float32"))
+        artefacts.append(check(path, "torchscript", "int8 simulated" if quantize == "qat" else precision))
     if "onnx" in formats:
         output = "probabilities" if probabilities else "logits"
         example = tests[0]
@@ -122,13 +132,19 @@ def export_classifier(
             logger.info("export: %d layers of the ONNX file give 8-bit outputs", layers)
         else:
             export_onnx(module, folder / "model.onnx", example, output)
-            artefacts.append(check(folder / "model.onnx", "onnx", "float32"))
+            artefacts.append(check(folder / "model.onnx", "onnx", precision))
         if quantize == "ptq":
             quantise_statically(folder / "model.onnx", folder / "model_int8.onnx", batches, symmetric)
         if quantize != "none":
             artefacts.append(check(folder / "model_int8.onnx", "onnx", "int8"))
+    if "tensorrt" in formats:
+        with tempfile.TemporaryDirectory() as scratch:
+            source = export_onnx(module, Path(scratch) / "model.onnx", tests[0])
+            build_engine(source, folder / ENGINE, tests[0].shape[1:], precision)
+        artefacts.append(check(folder / ENGINE, "tensorrt", precision))
     manifest = {
         "format_version": 1,
+        "bundle": "se_resnext101",
         "plan": asdict(plan),
         "input": {
             "name": INPUT,
@@ -160,11 +176,20 @@ def _check_options(
     batches: list[torch.Tensor],
     quantize: str,
     folder: Path,
+    precision: str,
 ) -> None:
     problems = Problems(f"export to {folder}")
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in ALL_FORMATS]
     if unknown or not formats:
-        problems.add(f"--export_format {list(formats)}", "is not known", f"some of {', '.join(FORMATS)}")
+        problems.add(f"--export_format {list(formats)}", "is not known", f"some of {', '.join(ALL_FORMATS)}")
+    if precision not in PRECISIONS:
+        problems.add(f"--precision {precision}", "is not known", f"one of {', '.join(PRECISIONS)}")
+    if precision == "bfloat16" and set(formats) & {"onnx", "tensorrt"}:
+        problems.add("--precision bfloat16", "is for TorchScript alone", "float16, or torchscript")
+    if precision != "float32" and quantize != "none":
+        problems.add(f"--precision {precision}", "does not go with 8 bits", "--precision float32")
+    if "tensorrt" in formats and quantize == "qat":
+        problems.add("--format tensorrt", "is not made of a network trained with qat", "--format onnx")
     if quantize not in QUANTIZE:
         problems.add(f"quantize {quantize!r}", "is not known", f"one of {', '.join(QUANTIZE)}")
     if quantize == "ptq" and "onnx" not in formats:
@@ -180,7 +205,9 @@ def _check_options(
     if wrong is not None:
         problems.add(f"calibration images of shape {wrong}", "do not fit the plan", f"images [N, {shape}]")
     problems.raise_if_any()
-    if "onnx" in formats:
+    if "tensorrt" in formats:
+        tensorrt_package()
+    if set(formats) & {"onnx", "tensorrt"}:
         for name in ("onnx", "onnxruntime"):
             onnx_package(name)
 
@@ -211,4 +238,6 @@ def _versions(formats: Sequence[str]) -> dict[str, str]:
     versions = {"torch": str(torch.__version__)}
     if "onnx" in formats:
         versions |= {name: onnx_package(name).__version__ for name in ("onnx", "onnxruntime")}
+    if "tensorrt" in formats:
+        versions["tensorrt"] = str(tensorrt_package().__version__)
     return versions

@@ -21,7 +21,7 @@ class Artefact:
 
     Attributes:
         file: name in the folder of the manifest.
-        format: `torchscript` or `onnx`.
+        format: `torchscript`, `onnx` or `tensorrt`.
         precision: `float32`, `float16`, `bfloat16` or `int8`.
         sha256: of the file, hexadecimal.
         bytes: size of the file.

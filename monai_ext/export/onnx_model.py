@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ def export_onnx(
     module: nn.Module,
     path: str | Path,
     example: torch.Tensor,
-    output: str = OUTPUT,
+    output: str | Mapping[str, str] = OUTPUT,
     dynamic_axes: Sequence[int] = (0,),
     opset: int = OPSET,
 ) -> Path:
-    """Write a network in evaluation mode with one input, `image`, and one output.
+    """Write a network in evaluation mode with one input, `image`, and one output or several.
 
     PyTorch's exporter by tracing is used: it is in all versions from 2.11 on, needs no package besides onnx, and
     writes fake quantisation as QuantizeLinear and DequantizeLinear.
@@ -37,8 +37,8 @@ def export_onnx(
         module: on the CPU; its mode is restored.
         path: ends in `.onnx`.
         example: input `[B, ...]`; its type is the input's type in the file.
-        output: name of the output.
-        dynamic_axes: axes of the input whose size is free; the batch, also of the output, is axis 0.
+        output: name of the output; or names of several, each with what its first axis counts, whose size is free.
+        dynamic_axes: axes of the input whose size is free; the batch, also of a single output, is axis 0.
         opset: version of the operators.
 
     Raises:
@@ -47,6 +47,10 @@ def export_onnx(
     onnx = onnx_package("onnx")
     path = Path(path)
     axes = {axis: "batch" if axis == 0 else f"size{axis}" for axis in dynamic_axes}
+    outputs = {output: "batch"} if isinstance(output, str) else dict(output)
+    free = {name: {0: counted} for name, counted in outputs.items()} if axes or not isinstance(output, str) else {}
+    if axes:
+        free[INPUT] = axes
     was_training = module.training
     module.eval()
     try:
@@ -58,8 +62,8 @@ def export_onnx(
                 str(partial),
                 dynamo=False,
                 input_names=[INPUT],
-                output_names=[output],
-                dynamic_axes={INPUT: axes, output: {0: "batch"}} if axes else None,
+                output_names=list(outputs),
+                dynamic_axes=free or None,
                 opset_version=opset,
             )
             onnx.checker.check_model(str(partial))
@@ -78,6 +82,20 @@ def onnx_runner(path: str | Path, threads: int = 0) -> Callable[[torch.Tensor], 
     Raises:
         InputError: onnxruntime is not installed.
     """
+    run_all = onnx_runner_of_all(path, threads)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return run_all(x)[0]
+
+    return run
+
+
+def onnx_runner_of_all(path: str | Path, threads: int = 0) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+    """As `onnx_runner`, for files with several outputs: all of them, in their order.
+
+    Raises:
+        InputError: onnxruntime is not installed.
+    """
     runtime = onnx_package("onnxruntime")
     options: Any = runtime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -85,7 +103,8 @@ def onnx_runner(path: str | Path, threads: int = 0) -> Callable[[torch.Tensor], 
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def run(x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(session.run(None, {name: x.detach().cpu().numpy()})[0]))
+    def run(x: torch.Tensor) -> list[torch.Tensor]:
+        found = session.run(None, {name: x.detach().cpu().numpy()})
+        return [torch.from_numpy(np.asarray(value)) for value in found]
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +15,19 @@ from monai_ext.errors import Problems
 from monai_ext.export.artefact_check import ArtefactCheck
 from monai_ext.export.deployed_segmenter import OUTPUTS, DeployedSegmenter
 from monai_ext.export.half_precision import PRECISIONS, HalfPrecision
-from monai_ext.export.manifest import Artefact, write_manifest
+from monai_ext.export.manifest import Artefact, file_sha256, write_manifest
 from monai_ext.export.onnx_model import INPUT, OPSET, export_onnx
 from monai_ext.export.onnx_packages import onnx_package
 from monai_ext.export.segmentation_inputs import drawn_patches, patches_of
 from monai_ext.export.slicewise_convolution import write_slicewise
 from monai_ext.export.static_int8 import quantise_statically
+from monai_ext.export.tensorrt_engine import ENGINE, build_engine, tensorrt_package
 from monai_ext.export.torchscript import export_torchscript
 from monai_ext.export.trained_model import TrainedModel
 from monai_ext.networks.folded_norm import fold_norms
 
 FORMATS = ("torchscript", "onnx")
+ALL_FORMATS = (*FORMATS, "tensorrt")
 QUANTIZE = ("none", "int8")
 # of the largest logit: sums in another order give 1e-5, Winograd's factors ten times that; 16 bits have 3 and 2 digits
 TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
@@ -46,7 +49,7 @@ def export_segmenter(
     tolerance: float = 0.0,
     opset: int = OPSET,
 ) -> dict[str, Any]:
-    """Write `model.ts`, `model.onnx` and `model_int8.onnx`, as asked for, and `manifest.json` into a folder.
+    """Write `model.ts`, `model.onnx`, `model_int8.onnx`, `model.engine`, as asked for, and `manifest.json`.
 
     Files take patches as the plan prepares them, `[B, C, *S]` float32, B is free. With fixed sizes 3D convolutions of
     ONNX files become 2D ones of slices, which ONNX Runtime computes faster on processors.
@@ -54,7 +57,7 @@ def export_segmenter(
     Args:
         model: of the bundles `nnunet` or `unet_em`.
         folder: made where it is missing.
-        formats: any of `torchscript` and `onnx`.
+        formats: any of `torchscript`, `onnx` and `tensorrt`.
         precision: `float32`, `float16`, or `bfloat16` (TorchScript only).
         quantize: `int8` also writes an ONNX file with 8-bit convolutions; ranges come from `images`.
         output: `logits`, `probabilities` or `labels`, see `DeployedSegmenter`.
@@ -102,9 +105,15 @@ def export_segmenter(
         if not dynamic:
             write_slicewise(path, path, "winograd")
         artefacts.append(check(path, "onnx", precision))
+    if "tensorrt" in formats:
+        with tempfile.TemporaryDirectory() as scratch:  # its own convolutions are better than those of slices
+            source = export_onnx(module, Path(scratch) / "model.onnx", batches[:1], output, (0,), opset)
+            build_engine(source, folder / ENGINE, batches.shape[1:], precision)
+        artefacts.append(check(folder / ENGINE, "tensorrt", precision))
     manifest = {
         "format_version": 1,
         "bundle": model.bundle,
+        "model_sha256": file_sha256(model.ckpt_path),
         "plan": asdict(model.plan),
         "input": {"name": INPUT, "dtype": "float32", "shape": ["batch", *(_shape(batches, dynamic))]},
         "output": {"name": output},
@@ -140,12 +149,14 @@ def _check_options(
     images: str | Path,
 ) -> None:
     problems = Problems(f"export of {model.ckpt_path}")
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in ALL_FORMATS]
     if unknown or not formats:
-        problems.add(f"--format {','.join(formats)}", "is not known", f"some of {', '.join(FORMATS)}")
+        problems.add(f"--format {','.join(formats)}", "is not known", f"some of {', '.join(ALL_FORMATS)}")
     if precision not in PRECISIONS:
         problems.add(f"--precision {precision}", "is not known", f"one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and "onnx" in formats:
+    if "tensorrt" in formats and dynamic:
+        problems.add("--dynamic True", "does not go with tensorrt, whose engine is for one patch size", "leave it out")
+    if precision == "bfloat16" and set(formats) & {"onnx", "tensorrt"}:
         problems.add("--precision bfloat16", "has no ONNX operators on processors", "float16, or torchscript")
     if quantize not in QUANTIZE:
         problems.add(f"--quantize {quantize}", "is not known", f"one of {', '.join(QUANTIZE)}")
@@ -154,7 +165,9 @@ def _check_options(
     if output not in OUTPUTS:
         problems.add(f"--output {output}", "is not known", f"one of {', '.join(OUTPUTS)}")
     problems.raise_if_any()
-    if "onnx" in formats:
+    if "tensorrt" in formats:
+        tensorrt_package()
+    if set(formats) & {"onnx", "tensorrt"}:
         for name in ("onnx", "onnxruntime"):
             onnx_package(name)
 
@@ -163,4 +176,6 @@ def _versions(formats: Sequence[str]) -> dict[str, str]:
     versions = {"torch": str(torch.__version__)}
     if "onnx" in formats:
         versions |= {name: onnx_package(name).__version__ for name in ("onnx", "onnxruntime")}
+    if "tensorrt" in formats:
+        versions["tensorrt"] = str(tensorrt_package().__version__)
     return versions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,38 +10,37 @@ from typing import Any
 
 from torch import nn
 
+from monai_ext.engines.checkpoint_files import load_tensors
 from monai_ext.engines.run_folder import find_model, plan_beside
-from monai_ext.engines.training_checkpoint import load_weights
 from monai_ext.errors import InputError
 from monai_ext.planning.plan_file import read_plan_file
-from monai_ext.planning.plan_kinds import SIGNS, bundle_of
+from monai_ext.planning.plan_identity import noted_plan
+from monai_ext.planning.plan_kinds import SIGNS, bundle_of, plan_type
 
+logger = logging.getLogger(__name__)
 CURE = "give the output folder of a training, its model.pt, or a bundle with models/model.pt"
 
 
 @dataclass(frozen=True)
 class _Bundle:
-    """Where the plan and the network of a bundle come from: `module:name`, and options of the network."""
+    """Where the network and its weights come from: `module:name`, and options of the network."""
 
-    plan: str
     network: str
     options: tuple[tuple[str, Any], ...] = ()
+    load: str = "monai_ext.engines.training_checkpoint:load_weights"
 
 
 _BUNDLES = {
     "nnunet": _Bundle(
-        "monai_ext.planning.plan:Plan",
         "monai_ext.networks.plan_unet:network_from_plan",
         (("deep_supervision", False),),
     ),
-    "unet_em": _Bundle(
-        "monai_ext.planning.em_plan:EmPlan", "monai_ext.networks.valid_unet:network_from_em_plan", (("dropout", 0.0),)
-    ),
+    "unet_em": _Bundle("monai_ext.networks.valid_unet:network_from_em_plan", (("dropout", 0.0),)),
     "se_resnext101": _Bundle(
-        "monai_ext.planning.class_plan:ClassPlan", "monai_ext.networks.se_resnext:network_from_class_plan"
+        "monai_ext.networks.se_resnext:network_from_class_plan",
+        load="monai_ext.engines.pretrained_weights:load_classifier",  # trained to be quantised or not
     ),
     "mask_rcnn": _Bundle(
-        "monai_ext.planning.instance_plan:InstancePlan",
         "monai_ext.networks.mask_rcnn.detector:network_from_instance_plan",
     ),
 }
@@ -75,7 +75,8 @@ def open_model(place: str | Path) -> TrainedModel:
         place: output folder of a training, a `model.pt`, or the folder of a bundle.
 
     Raises:
-        InputError: nothing is there, the plan is missing or of no bundle, or the weights are not those of the plan.
+        InputError: nothing is there, the plan is missing or of no bundle, or the weights are not those of the plan, by
+            their shapes or by the note that they hold.
     """
     place = Path(place)
     if not place.exists():
@@ -87,9 +88,14 @@ def open_model(place: str | Path) -> TrainedModel:
     if not name:
         raise InputError(f"{plan_file}: is the plan of none of {', '.join(SIGNS)}. Cure: {CURE}")
     bundle = _BUNDLES[name]
-    plan = _named(bundle.plan).load(plan_file)
+    plan = plan_type(name).load(plan_file)
     network: nn.Module = _named(bundle.network)(plan, **dict(bundle.options))
-    load_weights(network, ckpt_path, CURE)
+    network = _named(bundle.load)(network, ckpt_path, CURE)
+    if not noted_plan(load_tensors(ckpt_path, CURE)):
+        logger.warning(
+            "%s: holds no note of the plan it was trained with (an earlier version or another program wrote it); "
+            "whether it belongs to %s cannot be checked", ckpt_path, plan_file,
+        )  # fmt: skip
     return TrainedModel(name, plan, network.eval().requires_grad_(False), ckpt_path)
 
 

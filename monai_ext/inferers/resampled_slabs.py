@@ -8,9 +8,9 @@ import torch
 
 from monai_ext.inferers.memory_fallback import HOST, MemoryFallback
 from monai_ext.inferers.window_grid import WindowCopy, WindowGrid, runs
+from monai_ext.ops.axis_weights import axis_weights
 from monai_ext.ops.gaussian_blend import accumulate
 from monai_ext.ops.spline_resample import resample_logits_argmax
-from monai_ext.ops.spline_resample.axis_weights import axis_weights
 
 _ROWS_AT_ONCE = 4  # output rows that are resampled together along the first axis
 

@@ -2,20 +2,18 @@
 
 Forward: crop -> axes in the plan's order -> normalise -> resample -> close the labels. Backward: resample -> most
 probable class -> axes in raw order -> paste into the raw grid. A plan for 2D slices puts the axis across them first and
-never resamples it.
+never resamples it. The module needs no torch: what resamples is loaded where a case is resampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from monai_ext.errors import InputError
-from monai_ext.ops.spline_resample import resample_image, resample_labels, resample_logits_argmax, use_logit_tiles
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.crop import Box, crop, foreground_box, paste
 from monai_ext.preprocessing.intensity import normalize
@@ -23,7 +21,11 @@ from monai_ext.preprocessing.label_closing import close_labels
 from monai_ext.preprocessing.resample import needs_separate_axis
 
 if TYPE_CHECKING:
+    import torch
+
     from monai_ext.datasets.image_files import Geometry
+
+Resample = Callable[[np.ndarray, tuple[int, ...], "int | None"], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Placement:
 
 
 def preprocess(
-    image: np.ndarray, geometry: Geometry, plan: Plan, label: np.ndarray | None = None
+    image: np.ndarray,
+    geometry: Geometry,
+    plan: Plan,
+    label: np.ndarray | None = None,
+    resample: Resample | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, Placement]:
     """Prepare one case for the network.
 
@@ -62,6 +68,7 @@ def preprocess(
         geometry: gives the spacing `(z, y, x)` in mm.
         plan: axes, spacing, crop, normalization and label_closing are used.
         label: `[D, H, W]` integers; values outside the crop are lost.
+        resample: of images, called as `monai_ext.ops.spline_resample.resample_image`, which is the default.
 
     Returns:
         Image `[C, d, h, w]` float32, label `[d, h, w]` (uint8, or int16 from value 256 on) or None, and the placement.
@@ -83,13 +90,16 @@ def preprocess(
     stored_label = None
     if label is not None:
         dtype = np.uint8 if label.max(initial=0) < 256 else np.int16
+        from monai_ext.ops.spline_resample import resample_labels
+
         cut = np.ascontiguousarray(crop(label, box).transpose(axes), dtype=dtype)
         stored_label = resample_labels(cut, shape, separate)
         if plan.label_closing:
             slices = axes.index(0) if plan.spatial_dims == 3 else 0
             stored_label = close_labels(stored_label, slices, plan.ignore_label)
-    stored_image = part if part.shape[1:] == shape else resample_image(part, shape, separate)
-    return stored_image, stored_label, Placement(tuple(image.shape[1:]), box, shape)
+    if part.shape[1:] != shape:
+        part = (resample or _fused_resampling())(part, shape, separate)
+    return part, stored_label, Placement(tuple(image.shape[1:]), box, shape)
 
 
 def needs_resampling(placement: Placement, geometry: Geometry, plan: Plan) -> bool:
@@ -111,6 +121,8 @@ def restore_labels(logits: torch.Tensor, placement: Placement, geometry: Geometr
     Returns:
         `[D, H, W]` uint8 (uint16 from class value 256 on) in the raw canonical grid.
     """
+    from monai_ext.ops.spline_resample import resample_logits_argmax
+
     _check_stored(logits.shape[1:], placement)
     separate = needs_separate_axis(*reversed(_spacings(geometry, plan)))
     labels = resample_logits_argmax(logits, _cropped_shape(placement, plan), separate)
@@ -135,6 +147,8 @@ def restore_stored_labels(labels: np.ndarray, placement: Placement, geometry: Ge
 
 def restore_probabilities(logits: torch.Tensor, placement: Placement, geometry: Geometry, plan: Plan) -> np.ndarray:
     """Softmax of the resampled logits: `[K, D, H, W]` float32 in the raw grid, background 1 outside the crop."""
+    from monai_ext.ops.spline_resample import use_logit_tiles
+
     _check_stored(logits.shape[1:], placement)
     separate = needs_separate_axis(*reversed(_spacings(geometry, plan)))
     result = np.zeros((logits.shape[0], *placement.raw_shape), dtype=np.float32)
@@ -159,6 +173,12 @@ def stored_axes(plan: Plan) -> tuple[int, ...]:
 def class_values(plan: Plan) -> list[int]:
     """Label value of each network output."""
     return sorted(value for value in plan.labels.values() if value != plan.ignore_label)
+
+
+def _fused_resampling() -> Resample:
+    from monai_ext.ops.spline_resample import resample_image
+
+    return resample_image
 
 
 def _spacings(geometry: Geometry, plan: Plan) -> tuple[tuple[float, ...], tuple[float, ...]]:

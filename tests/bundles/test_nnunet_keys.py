@@ -139,6 +139,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
 }
 # keys whose effect shows only when a command runs, or needs data of its own
 ELSEWHERE = {
+    "onnx_path": "engines/test_onnx_inference.py::test_foreign_file_is_checked_by_its_shapes",
+    "providers": "bundles/test_inference_ort.py::test_volumes",
+    "onnx_threads": "inferers/test_onnx_network.py::test_threads",
     "dataset_dir": "bundles/test_nnunet_slices.py::test_images_are_trained_evaluated_and_predicted",
     "output_dir": "bundles/test_nnunet_training.py::test_same_seed_same_training_whatever_the_workers",
     "store_dir": "engines/test_preparation.py::test_second_run_does_nothing",
@@ -161,6 +164,7 @@ ELSEWHERE = {
     "sync_bn": "networks/test_sync_batch_norm.py",
     "save_preds": "bundles/test_nnunet_cross_validation.py::test_evaluation_decides_and_inference_applies",
     "pred_format": "engines/test_prediction_outputs.py::test_arrays_hold_probabilities_in_canonical_axes",
+    "segment_codes": "engines/test_prediction_outputs.py::test_classes_are_coded_as_the_file_says",
     "postprocess": "bundles/test_nnunet_cross_validation.py::test_evaluation_decides_and_inference_applies",
     "probabilities": "engines/test_prediction_outputs.py::test_probabilities_count_too",
     "tolerance_mm": "bundles/test_nnunet_keys.py::test_tolerance_reaches_the_report",

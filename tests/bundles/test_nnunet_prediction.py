@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import highdicom
 import nibabel
 import numpy as np
 import pytest
@@ -128,14 +129,47 @@ def test_dicom_series_gives_the_same_labels(
     image = itk.imread(str(source))
     voxels, direction = itk.array_from_image(image).astype(np.int16), itk.array_from_matrix(image.GetDirection())
     series = dicom_series("series", voxels, tuple(image.GetSpacing()), tuple(image.GetOrigin()), direction)
-    for name, given in (("a", source), ("b", series)):
-        done = bundle_run(tmp_path, "inference", "inference.json", input=given, output_dir=name, ckpt_path=model)
+    for name, given, pred_format in (("a", source, "nii"), ("b", series, "nii+dicom")):
+        done = bundle_run(
+            tmp_path,
+            "inference",
+            "inference.json",
+            input=given,
+            output_dir=name,
+            ckpt_path=model,
+            pred_format=pred_format,
+        )
         assert done.status == 0, done.err
     expected, found = nibabel.load(tmp_path / "a" / source.name), nibabel.load(tmp_path / "b" / "series.nii.gz")
     turned = nibabel.as_closest_canonical(found)
     wanted = nibabel.as_closest_canonical(expected)
     np.testing.assert_allclose(turned.affine, wanted.affine, atol=1e-3)  # DICOM stores decimal strings
     np.testing.assert_array_equal(np.asarray(turned.dataobj), np.asarray(wanted.dataobj))
+    segmentation = highdicom.seg.segread(tmp_path / "b" / "series.dcm")
+    assert [d.SegmentLabel for d in segmentation.SegmentSequence] == ["ellipsoid", "tube"]
+    volume = segmentation.get_volume(combine_segments=True)  # values of the classes are 1 and 2, as the segments'
+    lps = nibabel.Nifti1Image(np.asarray(volume.array), np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(volume.affine))
+    placed = nibabel.as_closest_canonical(lps)
+    seen = np.zeros(wanted.shape, np.uint8)  # slices without a class are not stored
+    offset = np.rint((np.linalg.inv(wanted.affine) @ placed.affine)[:3, 3]).astype(int)
+    seen[tuple(slice(o, o + n) for o, n in zip(offset, placed.shape, strict=True))] = np.asarray(placed.dataobj)
+    np.testing.assert_array_equal(seen, np.asarray(wanted.dataobj))
+    corner = wanted.affine.copy()
+    corner[:3, 3] = (wanted.affine @ [*offset, 1])[:3]
+    np.testing.assert_allclose(placed.affine, corner, atol=1e-3)
+
+
+def test_dicom_is_for_series_and_for_inference(evaluated: Path, model: Path, tmp_path: Path) -> None:
+    source = sorted((evaluated / RAW / "imagesTs").glob("*.nii.gz"))[0]
+    done = bundle_run(
+        tmp_path, "inference", "inference.json", input=source, output_dir="a", ckpt_path=model, pred_format="dicom"
+    )
+    assert done.status == 1
+    assert f"{source.name} is no folder with a DICOM series" in done.err
+    done = bundle_run(tmp_path, "training", "train.json", "tiny.json", pred_format="nii+dicom")
+    assert done.status == 1
+    assert "--pred_format nii+dicom: cases of a dataset are files" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_one_bad_file_does_not_cost_the_others(evaluated: Path, model: Path, tmp_path: Path) -> None:

@@ -189,6 +189,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
 }
 # keys whose effect shows only when a command runs, or needs data of its own
 ELSEWHERE = {
+    "onnx_path": "engines/test_onnx_inference.py::test_foreign_file_is_checked_by_its_shapes",
+    "providers": "bundles/test_inference_ort.py::test_volumes",
+    "onnx_threads": "inferers/test_onnx_network.py::test_threads",
     "sync_bn": "bundles/test_se_resnext_ranks.py::test_synchronised_norms_train_what_one_process_trains",
     "dataset_dir": "bundles/test_se_resnext_training.py::test_real_cells_are_trained_and_evaluated",
     "output_dir": "bundles/test_se_resnext_training.py::test_sessions_end_with_the_weights_of_one_training",

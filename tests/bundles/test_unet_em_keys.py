@@ -110,6 +110,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Check]] = {
 }
 # keys whose effect shows only when a command runs, or needs data of its own
 ELSEWHERE = {
+    "onnx_path": "engines/test_onnx_inference.py::test_foreign_file_is_checked_by_its_shapes",
+    "providers": "bundles/test_inference_ort.py::test_volumes",
+    "onnx_threads": "inferers/test_onnx_network.py::test_threads",
     "dataset_dir": "bundles/test_unet_em_training.py::test_real_stack_is_trained_evaluated_and_predicted",
     "output_dir": "bundles/test_unet_em_training.py::test_stopped_training_goes_on_as_if_it_had_not_stopped",
     "store_dir": "bundles/test_unet_em_training.py::test_training_leaves_what_it_says",

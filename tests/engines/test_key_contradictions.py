@@ -23,6 +23,7 @@ CASES: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"min_epochs": 30, "max_epochs": 20}, r"--min_epochs 30 with --max_epochs 20", {"max_epochs": 30}),
     ({"val_start_epoch": 9, "max_epochs": 8}, r"--val_start_epoch 9 with --max_epochs 8", {"val_start_epoch": 8}),
     ({"patience": 3, "val_interval": 5}, r"--patience 3 with --val_interval 5", {"patience": 5}),
+    ({"max_epochs": 2, "pred_format": "nii+dicom"}, r"--pred_format nii\+dicom.*DICOM series", {"pred_format": "nii"}),
 ]
 
 
@@ -57,3 +58,4 @@ def test_what_is_left_alone_or_unknown_contradicts_nothing() -> None:
     check_contradictions(DEFAULTS)
     check_contradictions({"learning_rate": 1.0, "spatial_dims": 2, "nvol": 4, "batch_size": 0})  # batch still planned
     check_contradictions({"patience": 0, "val_interval": 5, "max_epochs": 5})  # never ends early
+    check_contradictions({"pred_format": "nii+dicom"})  # an inference, which has no epochs

@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from highdicom.seg import segread
 from ignite.engine import Engine
 from PIL import Image
 
@@ -32,6 +33,7 @@ from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.planning.msd_plans import named_plan
 from monai_ext.preprocessing.case_preprocessing import Placement
 from rank_processes import on_ranks
+from source_series import write_series
 
 PLAN = named_plan("04").with_changes("test", axes=(0, 1, 2))
 SHAPE = (6, 8, 10)
@@ -177,6 +179,72 @@ def test_arrays_count_as_existing_predictions(tmp_path: Path) -> None:
         PredictionOutputs(PLAN, tmp_path / "out", pred_format="npy").keep_existing(cases)
     with pytest.raises(InputError, match="--pred_format nifti"):
         PredictionOutputs(PLAN, tmp_path / "out", pred_format="nifti")
+
+
+@pytest.mark.parametrize(
+    ("formats", "endings"),
+    [
+        ("dicom", [".dcm"]),
+        ("nii+dicom", [".dcm", ".nii.gz"]),
+        ("dicom_per_class", ["_class1.dcm", "_class2.dcm"]),
+    ],
+)
+def test_series_give_dicom_segmentations(tmp_path: Path, formats: str, endings: list[str]) -> None:
+    write_series(tmp_path / "s", blob(True).astype(np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
+    image, geometry = read_image([tmp_path / "s"])
+    labels = torch.from_numpy(image.astype(np.uint8))[None]
+    case, shape = Case("s", (tmp_path / "s",)), image.shape[1:]
+    outputs = PredictionOutputs(PLAN, tmp_path / "out", pred_format=formats)
+    outputs.keep_existing([case])
+    engine = Engine(lambda _, batch: {"pred": labels})
+    outputs.attach(engine)
+    placement = Placement(shape, tuple((0, n) for n in shape), shape)
+    engine.run([{"case": case, "geometry": geometry, "placement": placement, "reference": None}])
+    written = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in written] == [f"s{ending}" for ending in endings]
+    assert sorted(outputs.written) == written
+    read = [segread(path) for path in written if path.suffix == ".dcm"]
+    for value, name in ((1, "Anterior"), (2, "Posterior")):
+        counts = [
+            int(file.get_volume(segment_numbers=[description.SegmentNumber]).array.sum())
+            for file in read
+            for description in file.SegmentSequence
+            if description.SegmentLabel == name
+        ]
+        assert counts == [int((labels == value).sum())]
+    with pytest.raises(InputError, match=rf"already in(.|\n)*s{written[0].name[1:]}"):
+        outputs.keep_existing([case])
+
+
+def test_classes_are_coded_as_the_file_says(tmp_path: Path) -> None:
+    codes = {"Anterior": {"type": ["5366008", "SCT", "Hippocampus"], "colour": [255, 255, 255]}}
+    (tmp_path / "codes.json").write_text(json.dumps(codes))
+    write_series(tmp_path / "s", blob(True).astype(np.int16), np.eye(4))
+    _, geometry = read_image([tmp_path / "s"])
+    outputs = PredictionOutputs(PLAN, tmp_path, pred_format="dicom", segment_codes_file=tmp_path / "codes.json")
+    engine = Engine(lambda _, batch: {"pred": torch.ones(1, 1, *geometry.shape, dtype=torch.uint8)})
+    outputs.attach(engine)
+    placement = Placement(geometry.shape, tuple((0, n) for n in geometry.shape), geometry.shape)
+    engine.run(
+        [{"case": Case("s", (tmp_path / "s",)), "geometry": geometry, "placement": placement, "reference": None}]
+    )
+    anterior, posterior = segread(tmp_path / "s.dcm").SegmentSequence
+    found = anterior.SegmentedPropertyTypeCodeSequence[0]
+    assert (found.CodeValue, found.CodingSchemeDesignator, found.CodeMeaning) == ("5366008", "SCT", "Hippocampus")
+    assert list(anterior.RecommendedDisplayCIELabValue) == [65535, 32896, 32896]  # white: L 100, a and b 0
+    assert posterior.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
+    with pytest.raises(InputError, match=r"--segment_codes .*none\.json: cannot be read"):
+        PredictionOutputs(PLAN, tmp_path, segment_codes_file=tmp_path / "none.json")
+
+
+def test_files_cannot_give_dicom_segmentations(tmp_path: Path) -> None:
+    cases = [Case("a", (touch(tmp_path / "in" / "a.nii.gz"),))]
+    with pytest.raises(InputError, match="is no folder with a DICOM series"):
+        PredictionOutputs(PLAN, tmp_path / "out", pred_format="nii+dicom").keep_existing(cases)
+    write_series(tmp_path / "s", blob(True).astype(np.int16), np.eye(4))
+    outputs = PredictionOutputs(PLAN, tmp_path / "s", pred_format="dicom")
+    with pytest.raises(InputError, match="is the folder of the series"):
+        outputs.keep_existing([Case("s", (tmp_path / "s",))])
 
 
 def test_pictures_give_pictures(tmp_path: Path) -> None:

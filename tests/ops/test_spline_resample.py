@@ -17,7 +17,7 @@ from monai_ext.ops.spline_resample import (
     resample_logits_argmax,
     use_logit_tiles,
 )
-from monai_ext.ops.spline_resample.axis_weights import LABEL_UNIT, axis_weights, label_weights
+from monai_ext.ops.axis_weights import LABEL_UNIT, axis_weights, label_weights
 
 FORMS = ["torch", "auto"]
 SIZES = [

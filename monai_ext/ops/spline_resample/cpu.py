@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from monai_ext.ops import cpu_build
+from monai_ext.ops.axis_weights import LABEL_UNIT, AxisWeights, axis_weights, label_weights
 from monai_ext.ops.spline_resample import reference
-from monai_ext.ops.spline_resample.axis_weights import LABEL_UNIT, AxisWeights, axis_weights, label_weights
 
 # as the kernel numbers them; values of unsigned 32 and 64 bits are the same below 2**31 and 2**63
 _LOGIT_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}

@@ -14,7 +14,7 @@ from itertools import product
 
 import torch
 
-from monai_ext.ops.spline_resample.axis_weights import AxisWeights, axis_weights, label_weights
+from monai_ext.ops.axis_weights import AxisWeights, axis_weights, label_weights
 
 Region = tuple[slice, ...]
 _TILE = {1: (32, 64, 64), 3: (32, 128, 128)}  # voxels by order; larger where the window's margin is larger
