@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import os
 import runpy
@@ -137,8 +138,9 @@ def _child(
         raise SystemExit(CANNOT_MOUNT if error.filename == "mount" else 1) from error
     status = _status_of(lambda: run(**arguments))
     after()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a limit of file sizes holds for the file of the output too
+            stream.flush()
     raise SystemExit(status)
 
 

@@ -81,7 +81,8 @@ def run_inputs(count: int, seed: int = 0, first: int = 0, dying: Collection[int]
                 else:
                     (outcomes.accepted if outcome == "accepted" else outcomes.refused)[kind] += 1
             if number < after:  # the process died within this input
-                what = f"{errors.strip()[-2000:]}\nthe process ended with {worker.returncode}"
+                stack = errors.split("Extension modules")[0].strip()  # the interpreter lists them all behind it
+                what = f"{stack[-2000:]}\nthe process ended with {worker.returncode}"
                 outcomes.failures.append((number, kind, what))
                 if kind == "start":
                     break

@@ -17,6 +17,10 @@ from monai_ext.engines import process_group
 from monai_ext.engines.frozen_layers import frozen_parts
 from monai_ext.networks.shared_batch_norm import SharedBatchNorm
 
+# Images a batch: the batch of all processes together is counted by every one of them, and the memory of one process
+# must not grow with their number. Without gradients 64 images need less than a few in training.
+LARGEST_BATCH = 64
+
 
 class NormRecalibration:
     """Before every validation, measures the running statistics of batch norms anew on plain training images.
@@ -32,7 +36,7 @@ class NormRecalibration:
         images: samples with `image`, as they are validated.
         prepare_batch: of the validation engine.
         num_images: drawn once, seeded; 0 changes nothing.
-        batch_size: images whose statistics are averaged.
+        batch_size: images whose statistics are averaged, at most `LARGEST_BATCH`.
         device: of the network.
         inferer: calls the network as in validation.
         freeze: parts that keep their statistics, see `frozen_parts`.
@@ -55,7 +59,7 @@ class NormRecalibration:
         self.images = images
         self.prepare_batch = prepare_batch
         self.num_images = num_images
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, LARGEST_BATCH)
         self.device = torch.device(device)
         self.inferer = inferer
         self.frozen = frozen_parts(network, freeze)

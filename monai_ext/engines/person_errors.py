@@ -70,6 +70,7 @@ def print_input_errors_only() -> None:
 
     hook.prints_input_errors_only = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+    logging.raiseExceptions = False  # output that goes to a full disk must not bury the error in tracebacks
     threading.excepthook = _warn_of_thread(threading.excepthook)
 
 

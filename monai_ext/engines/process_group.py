@@ -7,6 +7,7 @@ own, so that they neither stop a GPU nor run into NCCL's time limit while one pr
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import logging
@@ -87,9 +88,22 @@ def finish() -> None:
             # all is done; should a connection hang when it is closed, a handler in Python would never be called
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+        _never_destruct(distributed.group.WORLD)
+        _never_destruct(_control)
         distributed.destroy_process_group()
         _control = None
         logging.disable(logging.NOTSET)
+
+
+def _never_destruct(group: Any) -> None:
+    """Keep a group's object until the process ends, when the system takes its threads away.
+
+    Whoever drops the last reference, such as DDP's reducer at the end of the program, joins gloo's threads while it
+    holds Python's lock. A thread that is about to drop the tensors of the last message needs that lock: both would
+    wait for ever.
+    """
+    if group is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def launchers() -> frozenset[str]:

@@ -79,6 +79,11 @@ def test_small_rest_is_spread_over_the_batches(network: nn.Sequential) -> None:
     assert [len(part) for part in recalibration(network, count=9, num_images=9)._batches()] == [3, 3, 3]
 
 
+def test_batches_of_very_many_processes_stay_small(network: nn.Sequential) -> None:
+    it = recalibration(network, count=200, num_images=200, batch_size=4096)
+    assert [len(part) for part in it._batches()] == [50, 50, 50, 50]
+
+
 def test_frozen_parts_keep_their_statistics() -> None:
     network = nn.Sequential()
     network.layer0, network.layer1 = nn.BatchNorm2d(2), nn.BatchNorm2d(2)

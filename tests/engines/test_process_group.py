@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from pathlib import Path
@@ -151,3 +152,24 @@ def test_gradients_are_those_of_the_whole_batch() -> None:
     for gradient, names in on_ranks(_gradient, 2, rows):
         torch.testing.assert_close(torch.from_numpy(gradient), alone.weight.grad)
         assert names == ["weight", "bias"]  # a checkpoint knows nothing of the wrapping
+
+
+def _gloo_threads_after_the_end() -> list[int]:
+    """How many threads of gloo there are while a network outlives `finish`, and after it."""
+    network = data_parallel(torch.nn.Linear(2, 2), "cpu", static_graph=False)
+    network(torch.ones(1, 2)).sum().backward()
+    process_group.finish()
+    counts = []
+    for _ in range(2):
+        gc.collect()
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        counts.append(sum("gloo" in name for name in names))
+        network = None
+    return counts
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names of threads are in /proc")
+def test_nobody_waits_for_threads_of_gloo() -> None:
+    """Who does may wait for ever: it holds Python's lock, which they may need to drop the last message's tensors."""
+    for before, after in on_ranks(_gloo_threads_after_the_end, 2):
+        assert before == after > 0
