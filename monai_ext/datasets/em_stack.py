@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.datasets.claimed_size import check_claim
-from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
+from monai_ext.datasets.tiff_pages import TiffPage, check_slices, tiff_pages
 from monai_ext.errors import InputError, Problems
 
 VOLUME, LABELS, TEST = FILES = ("train-volume.tif", "train-labels.tif", "test-volume.tif")
@@ -92,6 +92,7 @@ def read_em_images(path: str | Path) -> np.ndarray:
     path = Path(path)
     pages = tiff_pages(path)
     _check_pages(path, pages)
+    check_slices(path, pages)
     check_claim(path, (len(pages), pages[0].height, pages[0].width), pages[0].bits // 8)
     import itk
 

@@ -15,7 +15,7 @@ from monai_ext.datasets.dicom_header import check_dicom
 from monai_ext.datasets.file_names import is_dicom
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.text_headers import check_text_header
-from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
+from monai_ext.datasets.tiff_pages import TiffPage, check_slices, tiff_pages
 from monai_ext.errors import InputError
 
 SPACING_TOLERANCE = 0.01  # of the distance between slices
@@ -110,6 +110,7 @@ def check_itk_claim(path: Path) -> None:
         except InputError as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise InputError(f"{path}: cannot be read, {reason}") from None
+        check_slices(path, pages)
         sample_bytes = max(max(page.bits for page in pages) // 8, 1)
         check_claim(path, (len(pages), *(max(edges) for edges in zip(*map(_edges, pages), strict=True))), sample_bytes)
     elif path.is_dir() or is_dicom(path):

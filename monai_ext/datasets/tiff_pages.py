@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from monai_ext.datasets.claimed_size import most_of_tiff
@@ -15,6 +16,8 @@ FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 WIDTH, HEIGHT, BITS, OFFSETS, CHANNELS, COUNTS = 256, 257, 258, 273, 277, 279
 COMPRESSION = 259
 TILE_OFFSETS, TILE_COUNTS, SAMPLE_FORMAT, PHOTOMETRIC = 324, 325, 339, 262
+SUBFILE, OLD_SUBFILE = 254, 255  # of which the second has values of its own
+PAGE_KINDS = (None, 0, 2)  # values of `subfile`: neither a reduced image nor a mask
 WHITE_IS_ZERO, PALETTE = 0, 3
 SIGNED, FLOATING = 2, 3
 
@@ -32,6 +35,8 @@ class TiffPage:
         signed: samples are whole numbers with a sign.
         inverted: 0 is shown white, as by an inverting lookup table.
         tiled: pixels lie in tiles, not in strips of rows.
+        subfile: bits of the tag NewSubfileType: 1 a reduced image, 2 a page, 4 a mask; None without the tag, -1 if it
+            is damaged.
     """
 
     height: int
@@ -43,6 +48,7 @@ class TiffPage:
     signed: bool = False
     inverted: bool = False
     tiled: bool = False
+    subfile: int | None = None
 
 
 def tiff_pages(path: str | Path) -> list[TiffPage]:
@@ -104,6 +110,10 @@ def _walk(content: bytes) -> list[TiffPage]:
                 COMPRESSION,
             ):
                 tags[tag] = values
+            elif tag in (SUBFILE, OLD_SUBFILE):
+                value = (values or [-1])[0]
+                kind = value if tag == SUBFILE else {1: 0, 2: 1, 3: 2}.get(value, -1)
+                tags[SUBFILE] = [-1 if SUBFILE in tags else kind]  # nobody knows which of two holds
         pages.append(_page(tags, len(content), len(pages)))
         start = _unpack(pointer, content, after)
     if not pages:
@@ -132,7 +142,31 @@ def _page(tags: dict[int, list[int]], size: int, number: int) -> TiffPage:
         signed=tags.get(SAMPLE_FORMAT, [1])[0] == SIGNED,
         inverted=tags.get(PHOTOMETRIC, [1])[0] == WHITE_IS_ZERO,
         tiled=TILE_OFFSETS in tags,
+        subfile=tags[SUBFILE][0] if SUBFILE in tags else None,
     )
+
+
+def check_slices(path: str | Path, pages: Sequence[TiffPage]) -> None:
+    """Refuse pages that are not the slices of one volume: ITK counts them one way and reads them another.
+
+    Pages of other kinds or sizes make it write beyond its memory.
+
+    Raises:
+        InputError: pages differ in size or kind, or hold reduced images or masks.
+    """
+    for number, page in enumerate(pages):
+        if page.subfile not in PAGE_KINDS and len(pages) > 1:
+            raise InputError(
+                f"{path}: page {number} is a reduced image or a mask (NewSubfileType {page.subfile}), which is no "
+                "slice of a volume. Cure: save the slices alone"
+            )
+        names = [field.name for field in fields(page) if getattr(page, field.name) != getattr(pages[0], field.name)]
+        if names:
+            here, first = (", ".join(f"{name} {getattr(p, name)}" for name in names) for p in (page, pages[0]))
+            raise InputError(
+                f"{path}: page {number} has {here}, page 0 {first}; slices of a volume are alike. "
+                "Cure: save slices of one size and type"
+            )
 
 
 def _entry(content: bytes, at: int, order: str, big: bool) -> tuple[int, list[int]]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from monai_ext.datasets.em_stack import read_em_images
+from monai_ext.datasets.image_files import read_image
 from monai_ext.datasets.tiff_pages import TiffPage, tiff_pages
 from monai_ext.errors import InputError
 
@@ -44,6 +45,45 @@ def test_byte_orders_and_big_files(order: str, big: bool, tmp_path: Path) -> Non
     path = tmp_path / "a.tif"
     path.write_bytes(handmade(order, big))
     assert tiff_pages(path) == [TiffPage(3, 4, 1, 8, False, False)] * 2
+
+
+def with_subfile(content: bytes, page: int, tag: int, value: int, kind: int = 4) -> bytes:
+    """The tag of the channels of a `handmade` page, which may be missing, becomes one of the kind of page."""
+    old = struct.pack("<HHII", 277, 4, 1, 1)
+    at = -1
+    for _ in range(page + 1):
+        at = content.index(old, at + 1)
+    return content[:at] + struct.pack("<HHII", tag, kind, 1, value) + content[at + len(old) :]
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "kind"),
+    [(254, 1, 4), (254, 4, 4), (254, 14, 4), (254, 0, 4), (254, 2, 4), (254, 0, 2), (255, 2, 3), (255, 1, 3)],
+)
+def test_pages_of_two_kinds_are_no_volume(tag: int, value: int, kind: int, tmp_path: Path) -> None:
+    """ITK would write beyond its memory, which nobody may notice before much later."""
+    path = tmp_path / "a.tif"
+    path.write_bytes(with_subfile(handmade(pages=3), 1, tag, value, kind))
+    with pytest.raises(InputError, match=r"a\.tif: page 1 (is a reduced image or a mask|has subfile).*Cure: "):
+        read_image([path])
+
+
+@pytest.mark.parametrize("kind", [0, 2])
+def test_pages_that_all_say_so_are_a_volume(kind: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    slices = [Image.fromarray(np.full((3, 4), value, np.uint8)) for value in (5, 6, 7)]
+    slices[0].save(path, save_all=True, append_images=slices[1:], tiffinfo={254: kind})
+    assert [page.subfile for page in tiff_pages(path)] == [kind] * 3
+    image, _ = read_image([path])
+    assert sorted(np.unique(image)) == [5, 6, 7]
+
+
+def test_slices_of_other_sizes_are_no_volume(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    other = [Image.fromarray(np.zeros(shape, np.uint8)) for shape in ((4, 5), (4, 5), (9, 7))]
+    other[0].save(path, save_all=True, append_images=other[1:])
+    with pytest.raises(InputError, match=r"page 2 has height 9, width 7, page 0 height 4, width 5.*Cure: "):
+        read_image([path])
 
 
 def tiled() -> bytes:
@@ -87,7 +127,7 @@ def test_every_shortened_file_is_refused(big: bool, tmp_path: Path) -> None:
 def test_files_of_other_programs(tmp_path: Path) -> None:
     array = np.arange(2 * 30 * 40, dtype=np.float32).reshape(2, 30, 40)
     itk.imwrite(itk.image_from_array(array), str(tmp_path / "itk.tif"), compression=True)
-    assert tiff_pages(tmp_path / "itk.tif") == [TiffPage(30, 40, 1, 32, True, False)] * 2
+    assert tiff_pages(tmp_path / "itk.tif") == [TiffPage(30, 40, 1, 32, True, False, subfile=2)] * 2
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "rgb.tif")
     assert tiff_pages(tmp_path / "rgb.tif")[0].channels == 3
     Image.fromarray(np.zeros((5, 6), np.uint8)).convert("P").save(tmp_path / "palette.tif")
