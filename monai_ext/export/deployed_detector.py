@@ -167,7 +167,7 @@ class DeployedDetector(nn.Module):
         sides = (boxes[:, 2:] - boxes[:, :2]).double().clamp_min(0)
         side = (sides[:, 0] * sides[:, 1]).sqrt() / pool.canonical_size + 1e-8
         steps = range(1, len(pool.strides))
-        level = sum((side >= 2.0 ** (step + 2 - pool.canonical_level)).long() for step in steps)
+        level = torch.stack([(side >= 2.0 ** (step + 2 - pool.canonical_level)).long() for step in steps]).sum(0)
         places, parts = [], []
         for index, stride in enumerate(pool.strides):
             place = (level == index).nonzero()[:, 0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from monai_ext.ops.axis_weights import LABEL_UNIT, axis_weights, label_weights
 from monai_ext.ops.forms import forced
 from monai_ext.ops.spline_resample import (
     resample_image,
@@ -17,7 +18,6 @@ from monai_ext.ops.spline_resample import (
     resample_logits_argmax,
     use_logit_tiles,
 )
-from monai_ext.ops.axis_weights import LABEL_UNIT, axis_weights, label_weights
 
 FORMS = ["torch", "auto"]
 SIZES = [
