@@ -117,6 +117,7 @@ def _typed(cwd: Path, out: Path, err: Path, module: str, arguments: list[str]) -
     warnings.simplefilter("ignore")
     os.environ |= environment()
     sys.argv = [module, *arguments]
+    sys.orig_argv = [sys.executable, "-m", *sys.argv]
     status = _status_of(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
     # what the end of Python does, and that of a forked process does not
     for folder in list(run_protection._held):
@@ -131,6 +132,8 @@ def _child(
 
     _take_over(cwd, out, err)
     sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("monai.bundle.__main__", None)
+    typed = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    sys.orig_argv = [sys.executable, "-m", "monai.bundle", "run", *typed]
     try:
         before()
     except PermissionError as error:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from drawn_classifier import make_plan, warmed_network
 from monai_ext.atomic_files import save_tensors
+from monai_ext.errors import InputError
+from monai_ext.export.packed_check import verify_packed
 from monai_ext.networks.plan_unet import network_from_plan
 from monai_ext.networks.valid_unet import network_from_em_plan
 from monai_ext.planning.em_plan import EmPlan
@@ -53,3 +56,10 @@ def save_model(bundle: str, folder: Path) -> Path:
     (folder / "plan.json").write_text(plan.to_json())
     save_tensors(folder / "model.pt", network.state_dict())
     return folder
+
+
+def refusal(path: Path, **options: Any) -> str:
+    """What `verify` says, of which there must be one error."""
+    with pytest.raises(InputError) as caught:
+        verify_packed(path, say=lambda _: None, **options)
+    return str(caught.value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.evaluation.calibration import CALIBRATION_FILE, Temperature
+from monai_ext.file_digest import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def calibration_beside(ckpt_path: str | Path, wanted: bool = True) -> Temperatur
     if not wanted or not path.is_file():
         return None
     fitted = Temperature.load(path)
-    if fitted.model_sha256 and fitted.model_sha256 != model_digest(ckpt_path):
+    if fitted.model_sha256 and fitted.model_sha256 != file_sha256(ckpt_path):
         logger.warning("%s: was fitted for other weights than %s, and is not used; evaluate anew", path, ckpt_path)
         return None
     return fitted

@@ -21,13 +21,13 @@ from monai_ext.atomic_files import write_text
 from monai_ext.engines import process_group
 from monai_ext.engines.calibration_file import calibration_beside
 from monai_ext.engines.case_share import collect, collect_rows, has_share
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
 from monai_ext.evaluation.calibration import CALIBRATION_FILE, fitted_temperature
 from monai_ext.evaluation.classification_report import write_classification_report
 from monai_ext.evaluation.classification_scores import class_probabilities
 from monai_ext.evaluation.classification_table import report_table
+from monai_ext.file_digest import file_sha256
 
 logger = logging.getLogger(__name__)
 REPORT_FILES = ("summary.json", "per_class.csv", "predictions.csv", "confusion.png")
@@ -121,7 +121,7 @@ class ClassEvaluation:
 
     def _report(self, names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> None:
         labels = labels if self.multi_label else labels[:, 0]
-        digest = model_digest(self.ckpt_path)
+        digest = file_sha256(self.ckpt_path)
         known = calibration_beside(self.ckpt_path, wanted=not self.calibrate)
         self.summary = write_classification_report(
             self.folder,

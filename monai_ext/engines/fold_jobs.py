@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 
 from monai_ext.atomic_files import write_text
 from monai_ext.engines.checkpoint_files import LAST, PREVIOUS
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.errors import InputError
+from monai_ext.file_digest import file_sha256
 
 COMMAND_FILE, DONE_FILE = "fold_command.json", "fold_done.json"
 OUTPUT_FILE = "fold_output.log"
@@ -95,7 +95,7 @@ class FoldJob:
         by_hand = not self.command_file.is_file()  # then its keys are the person's affair
         if not by_hand and _decisive(_read(self.folder / DONE_FILE)) != _decisive(self.arguments):
             return "the training with the present keys"
-        if not evaluated.is_file() or _read(evaluated).get("model_sha256") != model_digest(self.model):
+        if not evaluated.is_file() or _read(evaluated).get("model_sha256") != file_sha256(self.model):
             return f"the evaluation of {self.model_file}"
         summary = _read(evaluated)
         if any(_plain(summary[key]) != _plain(value) for key, value in self.evaluation.items() if key in summary):

@@ -15,7 +15,6 @@ from monai_ext.datasets.instance_dataset import InstanceCase
 from monai_ext.datasets.picture import open_picture
 from monai_ext.engines import process_group
 from monai_ext.engines.instance_metric import detection_limits, gather_images, named_detections
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
 from monai_ext.evaluation.instance_collection import InstanceCollection, References
@@ -28,6 +27,7 @@ from monai_ext.evaluation.instance_report import (
 )
 from monai_ext.evaluation.instance_table import instance_table
 from monai_ext.evaluation.overlay_picture import save_picture
+from monai_ext.file_digest import file_sha256
 from monai_ext.networks.mask_rcnn.structures import Detections
 from monai_ext.planning.instance_plan import InstancePlan
 
@@ -121,7 +121,7 @@ class InstanceEvaluation:
         if not self.collected.images:
             raise InputError("evaluation: there are no images. Cure: check that the fold or folder holds images")
         about = {
-            "model_sha256": model_digest(self.ckpt_path) if self.ckpt_path else "",
+            "model_sha256": file_sha256(self.ckpt_path) if self.ckpt_path else "",
             "score_threshold": self.plan.score_threshold,
             "box_nms": self.plan.box_nms,
             **self.about,

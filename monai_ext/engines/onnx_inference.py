@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.engines.trained_models import find_models
 from monai_ext.errors import InputError, Problems
 from monai_ext.export.manifest import MANIFEST, read_manifest
+from monai_ext.file_digest import file_sha256
 from monai_ext.inferers.onnx_network import OnnxNetwork
 from monai_ext.networks.ensemble import ProbabilityMean, SigmoidMean
 
@@ -99,7 +99,7 @@ def _of_model(plan: Any, model: str, onnx_path: str, providers: str, threads: in
     problems = Problems(f"{path} and {model}")
     _check_plan(manifest.get("plan", {}), plan, problems)
     # exports of earlier versions do not tell
-    if manifest.get("model_sha256", "") not in ("", model_digest(model)):
+    if manifest.get("model_sha256", "") not in ("", file_sha256(model)):
         problems.add("weights", "of the export are not those of the model, trained anew since", "export it again")
     output = manifest.get("output", {})
     network = OnnxNetwork(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Sequence
@@ -16,25 +15,25 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
 from monai_ext.atomic_files import replacing
-from monai_ext.datasets.dicom_segmentation import check_source, write_segmentation
 from monai_ext.datasets.geometry import Geometry
 from monai_ext.datasets.image_files import write_label_map, write_probabilities
 from monai_ext.datasets.png_labels import is_picture, write_png_labels
-from monai_ext.datasets.segment_codes import segment_codes
 from monai_ext.datasets.segmentation_dataset import Case
 from monai_ext.engines import process_group
 from monai_ext.engines.case_share import collect, has_share
 from monai_ext.engines.overlapped_io import WriteBehind
+from monai_ext.engines.segmentation_files import PER_CLASS, TOGETHER, SegmentationFiles
 from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, Postprocessing, PostprocessingTrial
 from monai_ext.evaluation.segmentation_metrics import case_metrics
 from monai_ext.evaluation.segmentation_report import format_table, write_report
+from monai_ext.file_digest import file_sha256
 from monai_ext.planning.plan import Plan
 from monai_ext.preprocessing.case_preprocessing import restore_labels, restore_probabilities, restore_stored_labels
 
 logger = logging.getLogger(__name__)
-FORMATS = ("nii", "npy", "dicom", "dicom_per_class")
+FORMATS = ("nii", "npy", TOGETHER, PER_CLASS)
 DECIDED_NOTE = (
     "decided on these very cases: the Dice after post-processing is a little too good as an estimate for new cases"
 )
@@ -57,15 +56,6 @@ def postprocessing_beside(ckpt_path: str, wanted: bool) -> Postprocessing | None
 def decision_beside(ckpt_path: str) -> str:
     """Path of `postprocessing.json` beside a model."""
     return str(Path(ckpt_path).parent / POSTPROCESSING_FILE)
-
-
-def model_digest(path: str | Path) -> str:
-    """SHA-256 of a model file, which ties an evaluation to the weights it measured."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 @dataclass
@@ -138,8 +128,7 @@ class PredictionOutputs:
         self.postprocessing = postprocessing
         self.decision_file = Path(decision_file) if str(decision_file) else None
         self.formats = _formats(pred_format)
-        classes = plan.foreground_classes
-        self._codes = segment_codes(segment_codes_file, sorted(classes, key=lambda name: classes[name]))
+        self._segmentations = SegmentationFiles(self.formats, plan.foreground_classes, segment_codes_file)
         self.decide = decide
         self.num_cases = num_cases
         self.metrics: dict[str, Any] = {}
@@ -170,9 +159,8 @@ class PredictionOutputs:
             InputError: lists the files that exist, unless `overwrite`; in any case if one of them is an input; DICOM is
                 asked for and a case is no series that a segmentation can refer to.
         """
-        if self.write and self._segmentations():
-            for case in cases:
-                check_source(case.images, self.folder)
+        if self.write:
+            self._segmentations.check(cases, self.folder)
         targets = [self.folder / f"{case.name}{ending}" for case in cases for ending in self._endings(case)]
         inputs = {image.resolve() for case in cases for image in case.images}
         existing = [path for path in targets if path.exists()]
@@ -194,24 +182,15 @@ class PredictionOutputs:
         return (
             (endings if self.write and "nii" in self.formats else [])
             + ([".npy"] if self.write and "npy" in self.formats else [])
-            + ([ending for ending, _ in self._segmentations()] if self.write else [])
+            + (self._segmentations.endings if self.write else [])
             + (["_probabilities.nii.gz"] if self.probabilities else [])
         )
-
-    def _segmentations(self) -> list[tuple[str, dict[str, int]]]:
-        """Ending and classes of each DICOM segmentation of a case."""
-        classes = self.plan.foreground_classes
-        single = {f"_class{value}.dcm": {name: value} for name, value in classes.items()}
-        return [
-            *([(".dcm", classes)] if "dicom" in self.formats else []),
-            *(single.items() if "dicom_per_class" in self.formats else []),
-        ]
 
     def _start(self, _: Any) -> None:
         self._outcomes = []
         model = str(self.about.get("model", ""))
         if self.measure and model and Path(model).is_file() and process_group.is_first():
-            self.about["model_sha256"] = model_digest(model)
+            self.about["model_sha256"] = file_sha256(model)
 
     def _case(self, engine: Any) -> None:
         batch = engine.state.batch
@@ -235,10 +214,8 @@ class PredictionOutputs:
         as_array = self.write and "npy" in self.formats
         if self.write and "nii" in self.formats:
             outcome.written.append(self._write_labels(case, labels, geometry))
-        for ending, classes in self._segmentations() if self.write else []:
-            path = self.folder / f"{case.name}{ending}"
-            write_segmentation(path, labels, geometry, case.images[0], classes, self._codes)
-            outcome.written.append(path)
+        if self.write:
+            outcome.written += self._segmentations.write(case, labels, geometry, self.folder)
         if self.probabilities or as_array:
             probabilities = restore_probabilities(predicted, placement, geometry, self.plan)
             if self.probabilities:

@@ -11,9 +11,9 @@ import numpy as np
 
 from monai_ext.datasets.image_files import read_label
 from monai_ext.engines.fold_jobs import FoldConfig, FoldJob
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.evaluation.fold_report import markdown_table, write_fold_report
 from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE, decide_postprocessing
+from monai_ext.file_digest import file_sha256
 from monai_ext.planning.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def report_segmentations(folder: Path, jobs: Sequence[FoldJob], references: dict
         {str(job.fold): job.metrics() for job in jobs},
         {
             "models": {
-                str(job.fold): {"path": str(job.model.resolve()), "sha256": model_digest(job.model)} for job in jobs
+                str(job.fold): {"path": str(job.model.resolve()), "sha256": file_sha256(job.model)} for job in jobs
             },
             "postprocessing": {
                 "keep_largest": [list(values) for values in decided.keep_largest],

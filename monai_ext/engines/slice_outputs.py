@@ -17,7 +17,6 @@ from monai_ext.datasets.em_writing import masks_name as masks_name
 from monai_ext.datasets.em_writing import write_stack
 from monai_ext.engines import process_group
 from monai_ext.engines.case_share import collect_at_first
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.engines.shared_completion import when_all_are_done
 from monai_ext.engines.slice_dice import hard_dice
 from monai_ext.errors import InputError
@@ -25,6 +24,7 @@ from monai_ext.evaluation.membrane_picture import draw_membranes
 from monai_ext.evaluation.segment_scores import best_segment_scores
 from monai_ext.evaluation.slice_report import score_table, slice_means, write_slice_report
 from monai_ext.evaluation.soft_dice import soft_dice
+from monai_ext.file_digest import file_sha256
 from monai_ext.preprocessing.slice_resize import resized, resized_labels
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class SliceEvaluation:
             "num_cases": len(scores),
             **slice_means(scores),
             **{name: getattr(segments, name) for name in segments.__dataclass_fields__},
-            "model_sha256": model_digest(Path(self.ckpt_path)),
+            "model_sha256": file_sha256(Path(self.ckpt_path)),
             **self.about,
         }
         write_slice_report(self.folder, scores, summary)

@@ -7,16 +7,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from monai_ext.errors import InputError
-from monai_ext.export.comparison import Runner, compare, require_near
-from monai_ext.export.manifest import Artefact, file_sha256
+from monai_ext.export.comparison import Comparison, Runner, compare, require_near
+from monai_ext.export.manifest import Artefact
 from monai_ext.export.onnx_model import onnx_runner
 from monai_ext.export.tensorrt_engine import tensorrt_runner
 from monai_ext.export.torchscript import torchscript_runner
+from monai_ext.file_digest import file_sha256
 
 TIMED_CALLS = 5
 ROUNDED = ("int8", "int8 simulated")
@@ -80,23 +82,37 @@ class ArtefactCheck:
             "export: %s, largest difference %.2g, same class for %.2f %% on %d inputs",
             path.name, found.max_difference, 100 * found.agreement, sum(map(len, self.batches)),
         )  # fmt: skip
-        return Artefact(
-            file=path.name,
-            format=kind,
-            precision=precision,
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            max_difference=found.max_difference,
-            mean_difference=found.mean_difference,
-            tolerance=tolerance,
-            agreement=found.agreement,
-            latency_ms=latency_ms(run, self.batches[0]),
-            network_latency_ms=self.network_latency_ms,
-            score=score,
-        )
+        latencies = latency_ms(run, self.batches[0]), self.network_latency_ms
+        return listed(path, kind, precision, found, tolerance, latencies, score)
 
 
-def latency_ms(run: Runner, x: torch.Tensor, calls: int = TIMED_CALLS) -> float:
+def listed(
+    path: Path,
+    kind: str,
+    precision: str,
+    found: Comparison,
+    tolerance: float,
+    latencies: tuple[float, float],
+    score: float | None = None,
+) -> Artefact:
+    """Entry of a file that has passed: what it is, how near to the network, and milliseconds of file and network."""
+    return Artefact(
+        file=path.name,
+        format=kind,
+        precision=precision,
+        sha256=file_sha256(path),
+        bytes=path.stat().st_size,
+        max_difference=found.max_difference,
+        mean_difference=found.mean_difference,
+        tolerance=tolerance,
+        agreement=found.agreement,
+        latency_ms=latencies[0],
+        network_latency_ms=latencies[1],
+        score=score,
+    )
+
+
+def latency_ms(run: Callable[[torch.Tensor], Any], x: torch.Tensor, calls: int = TIMED_CALLS) -> float:
     """Median milliseconds of a call, after one that is not timed."""
     run(x)
     times = []

@@ -17,20 +17,18 @@ from monai_ext.errors import Problems
 from monai_ext.export.artefact_check import ArtefactCheck
 from monai_ext.export.comparison import Runner
 from monai_ext.export.deployed_classifier import DeployedClassifier
+from monai_ext.export.formats import FORMATS, check_formats, package_versions, require_packages
 from monai_ext.export.half_precision import PRECISIONS, HalfPrecision
 from monai_ext.export.integer_graph import write_integer_graph
 from monai_ext.export.manifest import write_manifest
 from monai_ext.export.onnx_model import INPUT, export_onnx
-from monai_ext.export.onnx_packages import onnx_package
 from monai_ext.export.static_int8 import quantise_statically
-from monai_ext.export.tensorrt_engine import ENGINE, build_engine, tensorrt_package
+from monai_ext.export.tensorrt_engine import ENGINE, build_engine
 from monai_ext.export.torchscript import export_torchscript
 from monai_ext.networks.fake_quantisation import fixed_quantisation, is_fake_quantised, set_quantising
 from monai_ext.networks.folded_norm import fold_norms
 from monai_ext.planning.class_plan import ClassPlan
 
-FORMATS = ("torchscript", "onnx")
-ALL_FORMATS = (*FORMATS, "tensorrt")
 QUANTIZE = ("none", "qat", "ptq")
 # of `with_fake_quantisation`. Gates: two layers on one value per channel, and fused ops read their weights themselves;
 # last norms of a block: without rounding there, the convolutions before them would run in float
@@ -95,7 +93,7 @@ def export_classifier(
     """
     folder = Path(folder)
     batches = _batches(calibration_images)
-    _check_options(network, plan, formats, batches, quantize, folder, precision)
+    _check_options(network, plan, formats, batches, quantize, precision)
     reference = copy.deepcopy(network).cpu().float().eval()
     if quantize == "qat":
         set_quantising(reference)
@@ -164,7 +162,7 @@ def export_classifier(
         "calibration_images": sum(map(len, batches)),
         "compared_on": f"{sum(map(len, tests))} " + ("calibration images" if batches else "images of noise"),
         "network_score": check.network_score,
-        "versions": _versions(formats),
+        "versions": package_versions(formats),
     }
     return write_manifest(folder, manifest, artefacts)
 
@@ -175,17 +173,10 @@ def _check_options(
     formats: Sequence[str],
     batches: list[torch.Tensor],
     quantize: str,
-    folder: Path,
     precision: str,
 ) -> None:
-    problems = Problems(f"export to {folder}")
-    unknown = [name for name in formats if name not in ALL_FORMATS]
-    if unknown or not formats:
-        problems.add(f"--export_format {list(formats)}", "is not known", f"some of {', '.join(ALL_FORMATS)}")
-    if precision not in PRECISIONS:
-        problems.add(f"--precision {precision}", "is not known", f"one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and set(formats) & {"onnx", "tensorrt"}:
-        problems.add("--precision bfloat16", "is for TorchScript alone", "float16, or torchscript")
+    problems = Problems("export of a classifier")
+    check_formats(problems, formats, precision, key="--export_format")
     if precision != "float32" and quantize != "none":
         problems.add(f"--precision {precision}", "does not go with 8 bits", "--precision float32")
     if "tensorrt" in formats and quantize == "qat":
@@ -205,11 +196,7 @@ def _check_options(
     if wrong is not None:
         problems.add(f"calibration images of shape {wrong}", "do not fit the plan", f"images [N, {shape}]")
     problems.raise_if_any()
-    if "tensorrt" in formats:
-        tensorrt_package()
-    if set(formats) & {"onnx", "tensorrt"}:
-        for name in ("onnx", "onnxruntime"):
-            onnx_package(name)
+    require_packages(formats)
 
 
 def _dtype(plan: ClassPlan) -> torch.dtype:
@@ -232,12 +219,3 @@ def _test_batches(plan: ClassPlan, batches: list[torch.Tensor]) -> list[torch.Te
         noise = torch.rand(4, plan.channels, *plan.image_size, generator=torch.Generator().manual_seed(0))
         images = (low + (high - low) * noise).to(_dtype(plan))
     return [images[:1], images[1:]] if len(images) > 1 else [images]
-
-
-def _versions(formats: Sequence[str]) -> dict[str, str]:
-    versions = {"torch": str(torch.__version__)}
-    if "onnx" in formats:
-        versions |= {name: onnx_package(name).__version__ for name in ("onnx", "onnxruntime")}
-    if "tensorrt" in formats:
-        versions["tensorrt"] = str(tensorrt_package().__version__)
-    return versions

@@ -14,20 +14,19 @@ import torch.nn.functional as F  # noqa: N812
 from monai_ext.engines.instance_inference import input_cases
 from monai_ext.engines.instance_samples import WholeInstances
 from monai_ext.errors import InputError, Problems
-from monai_ext.export.artefact_check import latency_ms
+from monai_ext.export.artefact_check import latency_ms, listed
 from monai_ext.export.deployed_detector import OUTPUTS, DeployedDetector
 from monai_ext.export.detection_comparison import Detect, compare_detections
+from monai_ext.export.formats import FORMATS, check_formats, package_versions, require_packages
 from monai_ext.export.half_precision import PRECISIONS
-from monai_ext.export.manifest import Artefact, file_sha256, write_manifest
+from monai_ext.export.manifest import write_manifest
 from monai_ext.export.onnx_model import INPUT, OPSET, export_onnx, onnx_runner_of_all
-from monai_ext.export.onnx_packages import onnx_package
 from monai_ext.export.segmentation_inputs import drawn_patches
 from monai_ext.export.torchscript import export_torchscript, torchscript_runner
 from monai_ext.export.trained_model import TrainedModel
 from monai_ext.networks.mask_rcnn.structures import Detections
 from monai_ext.planning.instance_plan import InstancePlan
 
-FORMATS = ("torchscript", "onnx")
 # of parts of the image, scores and mask probabilities; and the share of detections that must have a counterpart: one
 # whose score or overlap is at a limit comes or goes by rounding
 TOLERANCES = {"float32": (2e-3, 0.98), "float16": (0.1, 0.9), "bfloat16": (0.4, 0.6)}
@@ -80,7 +79,14 @@ def export_detector(
         padded = F.pad(image, (0, -width % plan.size_divisor, 0, -height % plan.size_divisor))
         return network.detect(padded, torch.tensor([[height, width]]))[0]
 
-    network_latency = latency_ms(expected, pictures[0])  # type: ignore[arg-type]
+    with torch.no_grad():
+        count = sum(len(expected(picture).scores) for picture in pictures)
+    if not count:
+        raise InputError(
+            f"export of {model.ckpt_path}: the network finds nothing in the {len(pictures)} images that files are "
+            "compared on, which would say nothing of them. Cure: --images with pictures that hold objects"
+        )
+    network_latency = latency_ms(expected, pictures[0])
     artefacts = []
 
     def check(path: Path, kind: str, detect: Detect) -> None:
@@ -95,21 +101,8 @@ def export_detector(
             )
         logger.info("export: %s, largest difference %.2g, %.1f %% of the detections are the network's",
                     path.name, found.max_difference, 100 * found.agreement)  # fmt: skip
-        artefacts.append(
-            Artefact(
-                file=path.name,
-                format=kind,
-                precision=precision,
-                sha256=file_sha256(path),
-                bytes=path.stat().st_size,
-                max_difference=found.max_difference,
-                mean_difference=found.mean_difference,
-                tolerance=limit,
-                agreement=found.agreement,
-                latency_ms=latency_ms(detect, pictures[0]),  # type: ignore[arg-type]
-                network_latency_ms=network_latency,
-            )
-        )
+        latencies = latency_ms(detect, pictures[0]), network_latency
+        artefacts.append(listed(path, kind, precision, found, limit, latencies))
 
     for kind in FORMATS:
         if kind not in formats:
@@ -144,9 +137,9 @@ def export_detector(
             {"name": "masks", "dtype": "float32", "shape": ["objects", plan.mask_size, plan.mask_size]},
         ],
         "opset": opset,
-        "compared_on": f"{sum(len(expected(image).scores) for image in pictures)} detections in "
-        f"{len(pictures)} images of {images or 'drawn blobs'}",
-        "versions": _versions(formats),
+        # names of files and folders may be those of patients
+        "compared_on": f"{count} detections in {len(pictures)} {'of the given' if images else 'drawn'} images",
+        "versions": package_versions(formats),
     }
     return write_manifest(folder, manifest, artefacts)
 
@@ -175,21 +168,8 @@ def _check_options(model: TrainedModel, formats: Sequence[str], precision: str) 
             "engines of detectors are not made here: how much they give is known only when they have run",
             "--format onnx, and trtexec or a server's TensorRT provider for its operators",
         )
-    unknown = [name for name in formats if name not in (*FORMATS, "tensorrt")]
-    if unknown or not formats:
-        problems.add(f"--format {','.join(formats)}", "is not known for detectors", f"some of {', '.join(FORMATS)}")
-    if precision not in PRECISIONS:
-        problems.add(f"--precision {precision}", "is not known", f"one of {', '.join(PRECISIONS)}")
-    if precision == "bfloat16" and "onnx" in formats:
-        problems.add("--precision bfloat16", "has no ONNX operators on processors", "float16, or torchscript")
+    others = [name for name in formats if name != "tensorrt"]
+    if others or not formats:
+        check_formats(problems, others, precision, FORMATS)
     problems.raise_if_any()
-    if "onnx" in formats:
-        for name in ("onnx", "onnxruntime"):
-            onnx_package(name)
-
-
-def _versions(formats: Sequence[str]) -> dict[str, str]:
-    versions = {"torch": str(torch.__version__)}
-    if "onnx" in formats:
-        versions |= {name: onnx_package(name).__version__ for name in ("onnx", "onnxruntime")}
-    return versions
+    require_packages(formats)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from monai_ext.atomic_files import write_text
 from monai_ext.datasets.confined_path import path_fault, shown
 from monai_ext.errors import InputError, Problems
+from monai_ext.file_digest import file_sha256
 
 MANIFEST = "manifest.json"
 
@@ -44,15 +44,6 @@ class Artefact:
     latency_ms: float
     network_latency_ms: float
     score: float | None = None
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hash of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_manifest(folder: str | Path, about: dict[str, Any], artefacts: list[Artefact]) -> dict[str, Any]:

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from monai_ext.atomic_files import replacing
+from monai_ext.errors import InputError
 from monai_ext.export.onnx_packages import onnx_package
 
 OPSET = 17  # all of the networks' operators; runtimes of 2022 and later read it
+OPSETS = range(16, 21)  # from RoiAlign with half pixels on, to the last one of torch's exporter by tracing
 INPUT, OUTPUT = "image", "output"
 
 
@@ -42,9 +44,13 @@ def export_onnx(
         opset: version of the operators.
 
     Raises:
-        InputError: onnx is not installed.
+        InputError: onnx is not installed, or its exporter does not know the version of the operators.
     """
     onnx = onnx_package("onnx")
+    if opset not in OPSETS:
+        raise InputError(
+            f"--opset {opset}: operators of that version are not written. Cure: {OPSETS[0]} to {OPSETS[-1]}"
+        )
     path = Path(path)
     axes = {axis: "batch" if axis == 0 else f"size{axis}" for axis in dynamic_axes}
     outputs = {output: "batch"} if isinstance(output, str) else dict(output)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import monai_ext
-from monai_ext.atomic_files import write_text
+from monai_ext.atomic_files import NO_ROOM, explained, write_text
 from monai_ext.errors import InputError, Problems
 from monai_ext.evaluation.postprocessing import POSTPROCESSING_FILE
 from monai_ext.export.packed_archive import PLAIN_NAME, write_zip
@@ -27,6 +27,8 @@ from monai_ext.export.packed_listing import (
 from monai_ext.export.packed_metadata import metadata_of_model
 from monai_ext.export.packed_run import predict_case
 from monai_ext.export.trained_model import TrainedModel
+from monai_ext.planning.plan_file import read_plan_file
+from monai_ext.planning.plan_kinds import bundle_of
 
 BESIDE_MODEL = (POSTPROCESSING_FILE, "calibration.json")  # what inference reads there, if it is there
 DATA_LICENCE = "docs/data_license.txt"
@@ -69,9 +71,11 @@ def export_packed(
     path = Path(folder) / f"{name}.zip"
     if not PLAIN_NAME.fullmatch(name):
         raise InputError(f"--name {name}: is no plain name. Cure: letters, digits, `.`, `_` and `-`")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise InputError(f"{folder}: is a file, not a folder. Cure: another --output_dir")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists. Cure: --overwrite True, another --name or another --output_dir")
-    source = _bundle_folder(model.bundle, place, bundle_dir)
+    source = _bundle_folder(model, place, bundle_dir)
     with tempfile.TemporaryDirectory(prefix="packed-") as scratch:
         bundle = Path(scratch) / name
         _copy_bundle(model, source, bundle, data_licence)
@@ -102,17 +106,29 @@ def export_packed(
     return path
 
 
-def _bundle_folder(name: str, place: str | Path, given: str | Path) -> Path:
+def _bundle_folder(model: TrainedModel, place: str | Path, given: str | Path) -> Path:
     """Folder with configs and licence of a bundle: the one given, the model's own, or the project's."""
-    beside = Path(monai_ext.__file__).parents[1] / "bundles" / name
-    candidates = [Path(given)] if str(given) else [Path(place), Path("bundles") / name, beside]
+    beside = Path(monai_ext.__file__).parents[1] / "bundles" / model.bundle
+    own = [Path(place)] if str(place) else []
+    # of a bundle the model may be given as BUNDLE/models/model.pt: configs that a person changed there count too
+    candidates = [Path(given)] if str(given) else [*own, model.folder.parent, Path("bundles") / model.bundle, beside]
     for folder in candidates:
-        if (folder / "configs" / "metadata.json").is_file() and (str(folder) != "." or not str(given)):
+        if (folder / "configs" / "metadata.json").is_file():
+            _require_bundle(folder, model.bundle)
             return folder
     tried = ", ".join(str(folder) for folder in candidates)
     raise InputError(
-        f"bundle {name}: no folder with configs/metadata.json ({tried}). Cure: --bundle_dir <folder of the bundle>"
+        f"bundle {model.bundle}: no folder with configs/metadata.json ({tried}). "
+        "Cure: --bundle_dir <folder of the bundle>"
     )
+
+
+def _require_bundle(folder: Path, name: str) -> None:
+    """Configs of another bundle run, or fail, in ways that say nothing of that."""
+    plan = folder / "configs" / "default_plan.json"
+    found = bundle_of(read_plan_file(plan)) if plan.is_file() else ""
+    if found and found != name:
+        raise InputError(f"{folder}: is the bundle {found}, the model is of {name}. Cure: --bundle_dir with that one")
 
 
 def _copy_bundle(model: TrainedModel, source: Path, target: Path, data_licence: str | Path) -> None:
@@ -142,5 +158,6 @@ def _copy_bundle(model: TrainedModel, source: Path, target: Path, data_licence: 
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with explained(target, only=NO_ROOM):  # what cannot be read is another matter
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

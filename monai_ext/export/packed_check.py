@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,13 +12,14 @@ from pathlib import Path
 import monai_ext
 from monai_ext.benchmark.measurement_rows import format_table
 from monai_ext.errors import InputError, Problems
-from monai_ext.export.manifest import file_sha256
+from monai_ext.export.export_options import require_switch
 from monai_ext.export.packed_archive import unpack_zip
 from monai_ext.export.packed_case import COMMON_KEYS, COMPARED, KEYS
 from monai_ext.export.packed_comparison import OutputComparison, compare_output
 from monai_ext.export.packed_listing import EXPECTED, INPUT, Listing, read_listing
 from monai_ext.export.packed_run import predict_case
 from monai_ext.export.trained_model import open_model
+from monai_ext.file_digest import file_sha256
 
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9_+]*")  # no expression, reference or macro of a config
 SHOWN = ("file", "measure", "value", "limit", "about")
@@ -50,6 +52,7 @@ def verify_packed(
         InputError: no zip, damaged, unsafe or too large; files missing, changed or not listed; weights that do not fit
             the plan; another output than expected.
     """
+    require_switch("run", run)  # `--run false` is a text: it must not run the code of a stranger
     path, target = Path(path), Path(unpack) if str(unpack) else None
     if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"--unpack {target}: is not empty. Cure: a new folder")
@@ -74,10 +77,23 @@ def verify_packed(
             rows = [{**asdict(one), "value": f"{one.value:.4g}", "limit": f"{one.limit:g}"} for one in compared]
             say(format_table(rows, SHOWN, left=2))
         if target is not None:
-            unpack_zip(path, target)
+            _unpack(path, target)
             say(f"unpacked: {(target / folder.name).resolve()}")
     say(f"{path.name}: verified" if run else f"{path.name}: whole; its test case was not run")
     return compared
+
+
+def _unpack(path: Path, target: Path) -> None:
+    """Unpack for good; of a failure nothing stays. The files are compared once more: the test case ran in between."""
+    is_new = not target.exists()
+    try:
+        read_listing(unpack_zip(path, target))
+    except BaseException:
+        for left in target.glob("*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if is_new:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
 
 
 def _check_test(listing: Listing) -> None:

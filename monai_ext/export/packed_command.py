@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def export_packed_and_report(
     folder = Path(folder) if str(folder) else model.folder / "export"
     path = export_packed(model, folder, place, overwrite=overwrite, **{k: str(v) for k, v in options.items()})
     if options.get("images"):
-        print(f"the zip holds {options['images']}: everybody who gets it can see that image")
-    print(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB; test it with: python -m monai_ext verify {path.name}")
+        print(f"the zip holds {options['images']}: everybody who gets it can see that image, and what its header says")
+    test = shlex.join(["python", "-m", "monai_ext", "verify", str(path)])
+    print(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB; test it with: {test}")
     return path

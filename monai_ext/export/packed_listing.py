@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from monai_ext.atomic_files import write_text
 from monai_ext.datasets.confined_path import path_fault, shown
 from monai_ext.errors import InputError, Problems
-from monai_ext.export.manifest import file_sha256
+from monai_ext.file_digest import file_sha256
 
 LISTING = "packed.json"
 LARGEST_LISTING = 2**24  # bytes

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from monai_ext.datasets.input_files import find_inputs
+from monai_ext.engines.em_inference import images_of_file
 from monai_ext.engines.raw_volumes import RawVolumes
 from monai_ext.errors import InputError
+from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.plan import Plan
+from monai_ext.preprocessing.slice_resize import on_canvas
 
 DRAWN = 4
 
@@ -37,6 +40,26 @@ def patches_of(plan: Plan, place: str | Path, count: int) -> torch.Tensor:
             raise InputError(item["error"])
         patches += _cut(item["image"], plan, each)
     return torch.stack(patches[:count])
+
+
+def em_tiles_of(plan: EmPlan, place: str | Path, count: int) -> torch.Tensor:
+    """Inputs of a UNet-EM from slices, scaled as for inference, `[N, 1, *input_size]` float32 with N <= count.
+
+    Args:
+        plan: of the model.
+        place: TIFF file, or a folder with `test-volume.tif`.
+        count: inputs, evenly spread over slices and positions.
+
+    Raises:
+        InputError: the file cannot be read or does not fit the plan.
+    """
+    slices = images_of_file(place, plan)
+    slices = slices[np.linspace(0, len(slices) - 1, min(count, len(slices))).round().astype(int)]
+    if plan.geometry == "resize":
+        return on_canvas(slices[:, None], plan.output_size, plan.margin)
+    each = -(-count // len(slices))
+    tiles = [tile for image in slices for tile in _windows(image[None], plan.input_size, each)]
+    return torch.stack(tiles[:count])
 
 
 def drawn_patches(channels: int, size: Sequence[int], count: int = DRAWN, seed: int = 0) -> torch.Tensor:

@@ -14,20 +14,19 @@ from torch import nn
 from monai_ext.errors import Problems
 from monai_ext.export.artefact_check import ArtefactCheck
 from monai_ext.export.deployed_segmenter import OUTPUTS, DeployedSegmenter
+from monai_ext.export.formats import FORMATS, check_formats, package_versions, require_packages
 from monai_ext.export.half_precision import PRECISIONS, HalfPrecision
-from monai_ext.export.manifest import Artefact, file_sha256, write_manifest
+from monai_ext.export.manifest import Artefact, write_manifest
 from monai_ext.export.onnx_model import INPUT, OPSET, export_onnx
-from monai_ext.export.onnx_packages import onnx_package
-from monai_ext.export.segmentation_inputs import drawn_patches, patches_of
+from monai_ext.export.segmentation_inputs import drawn_patches, em_tiles_of, patches_of
 from monai_ext.export.slicewise_convolution import write_slicewise
 from monai_ext.export.static_int8 import quantise_statically
-from monai_ext.export.tensorrt_engine import ENGINE, build_engine, tensorrt_package
+from monai_ext.export.tensorrt_engine import ENGINE, build_engine
 from monai_ext.export.torchscript import export_torchscript
 from monai_ext.export.trained_model import TrainedModel
+from monai_ext.file_digest import file_sha256
 from monai_ext.networks.folded_norm import fold_norms
 
-FORMATS = ("torchscript", "onnx")
-ALL_FORMATS = (*FORMATS, "tensorrt")
 QUANTIZE = ("none", "int8")
 # of the largest logit: sums in another order give 1e-5, Winograd's factors ten times that; 16 bits have 3 and 2 digits
 TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 1e-1, "int8": 1e-1}
@@ -62,7 +61,8 @@ def export_segmenter(
         quantize: `int8` also writes an ONNX file with 8-bit convolutions; ranges come from `images`.
         output: `logits`, `probabilities` or `labels`, see `DeployedSegmenter`.
         dynamic: free spatial sizes; multiples of what the network halves are the caller's care.
-        images: scan, or folder of scans, to compare and calibrate on; empty takes drawn patches.
+        images: scan, or folder of scans (of UNet-EM a TIFF of slices), to compare and calibrate on; empty compares on
+            drawn patches.
         tolerance: largest difference relative to the largest output, of `labels` the largest share that differs; 0
             takes that of the precision.
         opset: version of ONNX's operators.
@@ -84,7 +84,9 @@ def export_segmenter(
     module = DeployedSegmenter(network, output).eval().requires_grad_(False)
     tolerances = dict(LABELS_TOLERANCE if output == "labels" else TOLERANCES)
     tolerances[precision] = tolerance or tolerances[precision]
-    check = ArtefactCheck(folder, expected, [batches[:1], batches[1 : 1 + COMPARED]], tolerances)
+    # a single patch, of a picture or a volume of one slice, is taken twice: the second batch size must be another one
+    others = batches[1 : 1 + COMPARED] if len(batches) > 1 else torch.cat([batches, batches])
+    check = ArtefactCheck(folder, expected, [batches[:1], others], tolerances)
     artefacts: list[Artefact] = []
     if "torchscript" in formats:
         path = folder / "model.ts"
@@ -119,8 +121,9 @@ def export_segmenter(
         "output": {"name": output},
         "opset": opset,
         "quantize": quantize,
-        "compared_on": str(images) or "drawn patches",
-        "versions": _versions(formats),
+        # names of files and folders may be those of patients
+        "compared_on": f"{min(len(batches), 1 + COMPARED)} patches of the given images" if images else "drawn patches",
+        "versions": package_versions(formats),
     }
     return write_manifest(folder, manifest, artefacts)
 
@@ -136,6 +139,8 @@ def _batches(model: TrainedModel, images: str | Path) -> torch.Tensor:
         if images:
             return patches_of(plan, images, CALIBRATION_PATCHES)
         return drawn_patches(plan.num_channels, plan.patch_size)
+    if images:
+        return em_tiles_of(model.plan, images, CALIBRATION_PATCHES)
     return drawn_patches(1, model.plan.input_size).clamp(-1, 1)
 
 
@@ -149,33 +154,16 @@ def _check_options(
     images: str | Path,
 ) -> None:
     problems = Problems(f"export of {model.ckpt_path}")
-    unknown = [name for name in formats if name not in ALL_FORMATS]
-    if unknown or not formats:
-        problems.add(f"--format {','.join(formats)}", "is not known", f"some of {', '.join(ALL_FORMATS)}")
-    if precision not in PRECISIONS:
-        problems.add(f"--precision {precision}", "is not known", f"one of {', '.join(PRECISIONS)}")
+    check_formats(problems, formats, precision)
     if "tensorrt" in formats and dynamic:
         problems.add("--dynamic True", "does not go with tensorrt, whose engine is for one patch size", "leave it out")
-    if precision == "bfloat16" and set(formats) & {"onnx", "tensorrt"}:
-        problems.add("--precision bfloat16", "has no ONNX operators on processors", "float16, or torchscript")
     if quantize not in QUANTIZE:
         problems.add(f"--quantize {quantize}", "is not known", f"one of {', '.join(QUANTIZE)}")
     if quantize == "int8" and ("onnx" not in formats or dynamic or precision != "float32"):
         problems.add("--quantize int8", "is made of an ONNX file in float32 with fixed sizes", "--format onnx")
+    if quantize == "int8" and not images:
+        problems.add("--quantize int8", "has no images for the ranges", "--images with scans of the training set")
     if output not in OUTPUTS:
         problems.add(f"--output {output}", "is not known", f"one of {', '.join(OUTPUTS)}")
     problems.raise_if_any()
-    if "tensorrt" in formats:
-        tensorrt_package()
-    if set(formats) & {"onnx", "tensorrt"}:
-        for name in ("onnx", "onnxruntime"):
-            onnx_package(name)
-
-
-def _versions(formats: Sequence[str]) -> dict[str, str]:
-    versions = {"torch": str(torch.__version__)}
-    if "onnx" in formats:
-        versions |= {name: onnx_package(name).__version__ for name in ("onnx", "onnxruntime")}
-    if "tensorrt" in formats:
-        versions["tensorrt"] = str(tensorrt_package().__version__)
-    return versions
+    require_packages(formats)

@@ -12,7 +12,8 @@ from monai_ext.engines.calibration_file import calibration_beside
 from monai_ext.engines.class_inference import input_cases
 from monai_ext.engines.picture_samples import WholePictures
 from monai_ext.errors import Problems
-from monai_ext.export.classifier import FLOAT_TOLERANCE, FORMATS, INT8_TOLERANCE, export_classifier
+from monai_ext.export.classifier import FLOAT_TOLERANCE, INT8_TOLERANCE, export_classifier
+from monai_ext.export.formats import FORMATS
 from monai_ext.export.trained_model import TrainedModel
 from monai_ext.networks.fake_quantisation import is_fake_quantised
 from monai_ext.planning.class_plan import ClassPlan

@@ -76,7 +76,7 @@ def open_model(place: str | Path) -> TrainedModel:
 
     Raises:
         InputError: nothing is there, the plan is missing or of no bundle, or the weights are not those of the plan, by
-            their shapes or by the note that they hold.
+            their shapes or by the note that they hold, or values are not finite.
     """
     place = Path(place)
     if not place.exists():
@@ -96,6 +96,12 @@ def open_model(place: str | Path) -> TrainedModel:
             "%s: holds no note of the plan it was trained with (an earlier version or another program wrote it); "
             "whether it belongs to %s cannot be checked", ckpt_path, plan_file,
         )  # fmt: skip
+    broken = [key for key, value in network.state_dict().items() if not bool(value.isfinite().all())]
+    if broken:
+        raise InputError(
+            f"{ckpt_path}: {broken[0]}{f' and {len(broken) - 1} more' if len(broken) > 1 else ''}: values that are not "
+            "finite, the network predicts nothing. Cure: the model of a training that did not diverge"
+        )
     return TrainedModel(name, plan, network.eval().requires_grad_(False), ckpt_path)
 
 

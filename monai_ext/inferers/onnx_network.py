@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,8 @@ import torch
 from torch import nn
 
 from monai_ext.errors import InputError
-from monai_ext.export.onnx_packages import onnx_package
+from monai_ext.serving.onnx_session import open_session
 
-# key -> ONNX Runtime's names; operators that one lacks are left to those behind it
-PROVIDERS = {
-    "cpu": ("CPUExecutionProvider",),
-    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
-    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-}
 OUTPUTS = ("logits", "probabilities")
 TYPES = {
     "tensor(float)": torch.float32,
@@ -71,7 +64,7 @@ class OnnxNetwork(nn.Module):
         self.path = Path(path)
         self.temperature = temperature
         self.multi_label = multi_label
-        self._session = _session(self.path, providers, threads, device_index)
+        self._session = open_session(self.path, providers, threads or torch.get_num_threads(), device_index)
         source, result = _ends(self.path, self._session)
         self._name, self._type = source.name, TYPES[source.type]
         sizes = [size if isinstance(size, int) else 0 for size in source.shape]
@@ -143,43 +136,6 @@ class OnnxNetwork(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print`."""
         return f"{self.path}, {self._session.get_providers()[0]}"
-
-
-def _session(path: Path, providers: str, threads: int, device_index: int) -> Any:
-    runtime = onnx_package("onnxruntime")
-    if providers not in PROVIDERS:
-        raise InputError(f"--providers {providers}: is not known. Cure: one of {', '.join(PROVIDERS)}")
-    wanted = PROVIDERS[providers]
-    available = runtime.get_available_providers()
-    if wanted[0] not in available:
-        raise InputError(_no_provider(providers, f"has {', '.join(available)} only"))
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist. Cure: python -m monai_ext export <folder of the model>")
-    options: Any = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3  # errors; warnings are about the file's unused initialisers
-    on_gpu = {"device_id": str(device_index)}
-    chosen: Sequence[Any] = [name if name == "CPUExecutionProvider" else (name, on_gpu) for name in wanted]
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=list(chosen))
-    except Exception as error:  # ONNX Runtime's errors have no base of their own
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"{path}: cannot be run by onnxruntime {runtime.__version__} ({reason}). Cure: export it again, with a "
-            "lower --opset where operators are unknown, or a newer onnxruntime"
-        ) from error
-    # without the provider's libraries the runtime takes the next one and says so in its log only
-    if session.get_providers()[0] != wanted[0]:
-        raise InputError(_no_provider(providers, "cannot load its libraries"))
-    return session
-
-
-def _no_provider(providers: str, reason: str) -> str:
-    needs = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}.get(providers, "its libraries")
-    return (
-        f"--providers {providers}: onnxruntime {reason}. Cure: --providers cpu, or pip install onnxruntime-gpu in "
-        f"place of onnxruntime, with {needs} of the versions it asks for"
-    )
 
 
 def _ends(path: Path, session: Any) -> tuple[Any, Any]:

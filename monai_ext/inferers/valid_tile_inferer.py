@@ -13,7 +13,8 @@ from monai.inferers import Inferer
 
 from monai_ext.errors import InputError
 from monai_ext.inferers.bfloat16_inferer import BFloat16Inferer
-from monai_ext.inferers.windows import check_overlap, constant_weights, gaussian_weights, window_positions
+from monai_ext.inferers.window_positions import check_overlap, window_positions
+from monai_ext.inferers.windows import constant_weights, gaussian_weights
 from monai_ext.planning.valid_sizes import (
     border,
     check_input_size,

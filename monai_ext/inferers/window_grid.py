@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from monai_ext.inferers.windows import shared_weights, window_positions
+from monai_ext.inferers.window_positions import window_positions
+from monai_ext.inferers.windows import shared_weights
 
 Place = tuple[int, ...]  # number of the window along each axis
 

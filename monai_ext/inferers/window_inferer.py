@@ -21,7 +21,7 @@ from monai_ext.inferers.resampled_slabs import ResampledSlabs, resampled_block
 from monai_ext.inferers.slab_argmax import SlabArgmax
 from monai_ext.inferers.slice_stacks import slices_of, stacked, with_meta_of
 from monai_ext.inferers.window_grid import Place, WindowCopy, WindowGrid
-from monai_ext.inferers.windows import check_overlap
+from monai_ext.inferers.window_positions import check_overlap
 
 BLENDS = ("gaussian", "constant")
 

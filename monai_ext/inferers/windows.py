@@ -1,13 +1,10 @@
-"""Where the windows of a sliding-window prediction lie, and how much each of their voxels counts."""
+"""How much each voxel of the windows of a sliding-window prediction counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-
-from monai_ext.inferers.window_positions import check_overlap as check_overlap
-from monai_ext.inferers.window_positions import window_positions as window_positions
 
 
 def gaussian_axis(size: int, sigma_scale: float = 0.125) -> torch.Tensor:

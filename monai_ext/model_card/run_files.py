@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext.errors import InputError, Problems
-from monai_ext.export.manifest import file_sha256
+from monai_ext.file_digest import file_sha256
 from monai_ext.model_card.run_record import read_record
 from monai_ext.planning.plan_file import read_plan_file
 from monai_ext.planning.plan_kinds import SIGNS, bundle_of

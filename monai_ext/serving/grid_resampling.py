@@ -67,7 +67,9 @@ def labels_of_slabs(
             part = known[:, inputs.start - base : inputs.stop - base]
             labels[done:stop] = index_of_largest(_resampled(part, [table, *others]))
             done = stop
-        kept = int(rows.first[done]) if done < rows.n_out else base + known.shape[1]
+        end = base + known.shape[1]
+        # of a grid with fewer rows the next output may read none of these, and not even the first that come next
+        kept = min(int(rows.first[done]), end) if done < rows.n_out else end
         held, base = [known[:, kept - base :]], kept
     if labels is None or done != rows.n_out:
         raise ValueError(f"slabs end after {base} rows, the stored grid has {stored[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
+MOST_THREADS = 1024  # more than processors have; the runtime would be busy with starting them for hours
 # how a file asks for more than the installed runtime has, in the runtime's words
 _UNKNOWN_OPERATORS = re.compile(
     r"Opset \d+ is under development|No Op registered for|is not a registered function/op"
@@ -22,13 +24,14 @@ _UNKNOWN_OPERATORS = re.compile(
 )
 
 
-def open_session(path: str | Path, providers: str = "cpu", threads: int = 0) -> Any:
+def open_session(path: str | Path, providers: str = "cpu", threads: int = 0, device_index: int = 0) -> Any:
     """Open a file.
 
     Args:
         path: of the ONNX file.
         providers: `cpu`, `cuda` or `tensorrt`, what the runtime computes on.
         threads: of the processor, per operator; 0 takes OMP_NUM_THREADS, or as many as this process may use.
+        device_index: of the GPU.
 
     Returns:
         `onnxruntime.InferenceSession`.
@@ -40,16 +43,16 @@ def open_session(path: str | Path, providers: str = "cpu", threads: int = 0) -> 
     path = Path(path)
     if providers not in PROVIDERS:
         raise InputError(f"--providers {providers}: is not known. Cure: one of {', '.join(PROVIDERS)}")
-    if threads < 0:
-        raise InputError(f"--threads {threads}: must not be negative. Cure: 0 takes as many as there are")
+    if not 0 <= threads <= MOST_THREADS:
+        raise InputError(f"threads {threads}: must be from 0 to {MOST_THREADS}. Cure: 0 takes as many as there are")
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError(
-            f"predicting without torch needs onnxruntime, which is not installed ({error}). "
+            f"{path}: needs onnxruntime, which is not installed ({error}). "
             "Cure: pip install 'monai-ext[onnx]' or pip install onnxruntime"
         ) from error
-    wanted = list(PROVIDERS[providers])
+    wanted = PROVIDERS[providers]
     available = onnxruntime.get_available_providers()
     if wanted[0] not in available:
         raise InputError(_no_provider(providers, f"has {', '.join(available)} only"))
@@ -58,8 +61,10 @@ def open_session(path: str | Path, providers: str = "cpu", threads: int = 0) -> 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or _threads()
     options.log_severity_level = 3  # errors; warnings are about the file's unused initialisers
+    on_gpu = {"device_id": str(device_index)}
+    chosen: Sequence[Any] = [name if name == "CPUExecutionProvider" else (name, on_gpu) for name in wanted]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(chosen))
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         reason = " ".join(str(error).split())
         if unknown := _UNKNOWN_OPERATORS.search(reason):

@@ -29,9 +29,12 @@ def predict(model: str | Path, source: str | Path, target: str | Path, **options
     """Predict with an export of the bundle `nnunet` (`predict_volumes`) or `unet_em` (`predict_stack`).
 
     Raises:
-        InputError: as these; the export is of another bundle.
+        InputError: as these; the export is of another bundle; a place is empty.
     """
     _check_options(options)
+    for name, place in (("model", model), ("input", source), ("output", target)):
+        if not str(place):  # of a shell's variable that is not set; as a path it would be this folder
+            raise InputError(f"--{name}: is empty. Cure: name a folder{' or file' if name == 'input' else ''}")
     bundle = bundle_of_export(model)
     if bundle == "unet_em":
         return predict_stack(model, source, target, **options)
@@ -93,8 +96,8 @@ def predict_volumes(model: str | Path, source: str | Path, target: str | Path, *
         The files written.
 
     Raises:
-        InputError: an option is unknown, nothing to read, label maps are there already, a case cannot be read (all
-            others are done), or as `VolumePredictor`.
+        InputError: an option is unknown, nothing to read, label maps are there already, a case cannot be predicted
+            (all others are done), or as `VolumePredictor`.
     """
     _check_options(options)
     overwrite, timing = bool(options.pop("overwrite", False)), bool(options.pop("timing", False))
@@ -127,7 +130,7 @@ def predict_volumes(model: str | Path, source: str | Path, target: str | Path, *
         print(f"{len(written)} files written to {folder.resolve()}")
     if failed:
         listed = "\n".join(f"  - {line}" for line in failed)
-        raise InputError(f"{len(failed)} cases could not be read, all others are done:\n{listed}")
+        raise InputError(f"{len(failed)} of {len(cases)} cases could not be predicted, all others are done:\n{listed}")
     return written
 
 
@@ -150,9 +153,8 @@ def _check_options(options: dict[str, Any]) -> None:
             raise InputError(f"--{name} {options[name]}: is neither True nor False. Cure: --{name} True")
     for name, kinds in (("threads", int), ("overlap", (int, float))):
         if isinstance(options.get(name, 0), bool) or not isinstance(options.get(name, 0), kinds):
-            raise InputError(
-                f"--{name} {options[name]}: is no number. Cure: --{name} {2 if name == 'threads' else 0.5}"
-            )
+            what, example = ("whole number", 2) if name == "threads" else ("number", 0.5)
+            raise InputError(f"--{name} {options[name]}: is no {what}. Cure: --{name} {example}")
 
 
 def _found(source: Path, num_channels: int) -> list[Case]:

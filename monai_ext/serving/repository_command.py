@@ -46,13 +46,13 @@ def serve_repository(
         str(name),
         _listed(backends),
         _listed(outputs),
-        bool(pipeline),
+        pipeline,
         version,
         Batching(max_batch_size, _listed(preferred) or _doubled(max_batch_size), queue_delay_us),
         instances,
         str(device),
         threads,
-        bool(overwrite),
+        overwrite,
     )
     for folder in write_repository(open_model(place), output_dir, options, **export):
         print(f"{folder.name}: version {version}")

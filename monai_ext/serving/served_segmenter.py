@@ -17,6 +17,7 @@ from monai_ext.planning.plan_kinds import bundle_of
 from monai_ext.serving.onnx_session import open_session
 
 OUTPUTS = ("logits", "probabilities", "labels")
+PRECISIONS = ("float32", "float16", "int8")  # in the order of preference
 FORMAT_VERSION = 1
 MEMBRANE_CLASSES = 2  # membrane and what it encloses
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -26,11 +27,12 @@ _EXPORT = "python -m monai_ext export RUN --format onnx"
 
 @dataclass(frozen=True)
 class ServedSegmenter:
-    """An open network; calling it maps windows `[N, C, *S]` float32 to scores `[N, K, *S]` float32.
+    """An open network; calling it maps windows `[N, C, *S]` float32 to finite scores `[N, K, *S]` float32.
 
     Scores are logits, or logarithms of probabilities, which are logits up to a constant per voxel. Blending,
     interpolation and the choice of the largest do not notice the constant. Of a network that gives label maps they are
-    votes, 1 for the class of a voxel and 0 for the others; where windows overlap the larger share wins.
+    votes, 1 for the class of a voxel and 0 for the others; where windows overlap the larger share wins. A call raises
+    `InputError` if the runtime fails or a score is not finite.
 
     Attributes:
         file: of the network.
@@ -60,11 +62,23 @@ class ServedSegmenter:
 
     def __call__(self, windows: np.ndarray) -> np.ndarray:
         source = self.session.get_inputs()[0]
-        (result,) = self.session.run(None, {source.name: windows.astype(TYPES[source.type], copy=False)})
+        try:
+            (result,) = self.session.run(None, {source.name: windows.astype(TYPES[source.type], copy=False)})
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"{self.file}: onnxruntime failed on windows {list(windows.shape)} ({reason}). "
+                "Cure: more memory, --providers cpu, or export again"
+            ) from error
         if self.output == "labels":
             classes = np.arange(self.num_classes).reshape(1, -1, *[1] * (windows.ndim - 2))
             return (np.asarray(result) == classes).astype(np.float32)
         scores = np.asarray(result, np.float32)
+        if not (np.isfinite(scores.min()) and np.isfinite(scores.max())):  # either is NaN where one score is
+            raise InputError(
+                f"{self.file}: gives scores that are NaN or infinite in {self.precision}, of which no label can be "
+                "chosen. Cure: --precision float32; if it is that already, look at the grey values of the image"
+            )
         return scores if self.output == "logits" else np.log(np.maximum(scores, LEAST_PROBABILITY))
 
 
@@ -157,12 +171,11 @@ def _file(manifest: dict[str, Any], where: Path, precision: str) -> tuple[str, s
     if not found:
         raise InputError(f"{where}: lists no ONNX file. Cure: export again, {_EXPORT}")
     # the manifest lists 8-bit files first; a person who asks for nothing gets what the network computes
-    chosen = precision or next((name for name in ("float32", "float16", "int8") if name in found), next(iter(found)))
+    chosen = precision or next((name for name in PRECISIONS if name in found), next(iter(found)))
     if chosen not in found:
-        raise InputError(
-            f"--precision {chosen}: {where} lists {', '.join(found)}. Cure: one of these, or export again with "
-            f"{'--quantize int8' if chosen == 'int8' else f'--precision {chosen}'}"
-        )
+        option = {"int8": "--quantize int8"}.get(chosen, f"--precision {chosen}")
+        cure = f", or export again with {option}" if chosen in PRECISIONS else ""
+        raise InputError(f"--precision {chosen}: {where} lists {', '.join(found)}. Cure: one of these{cure}")
     return found[chosen], chosen
 
 

@@ -79,6 +79,9 @@ def check_options(model: Any, repository: Path, options: ServingOptions, export:
         problems.add("--backends and --outputs", "leave nothing to serve", "--backends onnx, --outputs labels")
     if options.device not in DEVICES:
         problems.add(f"--device {options.device}", "is not known", " or ".join(DEVICES))
+    for key, switch in (("pipeline", options.pipeline), ("overwrite", options.overwrite)):
+        if not isinstance(switch, bool):
+            problems.add(f"--{key} {switch}", "is neither True nor False", f"--{key} True")
     batching = options.batching
     for key, value, least in (
         ("version", options.version, 1),

@@ -135,7 +135,8 @@ class SlicePredictor:
         scores = self.model(np.ascontiguousarray(tiles[:, None], np.float32))
         if self.model.output == "labels":
             return scores[:, 1]
-        return (1 / (1 + np.exp(scores[:, 0] - scores[:, 1]))).astype(np.float32)
+        with np.errstate(over="ignore"):  # of a difference above 88 the exponential is infinite, its share 0
+            return (1 / (1 + np.exp(scores[:, 0] - scores[:, 1]))).astype(np.float32)
 
     def _tile(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Output pixels of a tile."""

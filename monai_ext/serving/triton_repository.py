@@ -227,26 +227,43 @@ def _check_places(repository: Path, scratch: Path, made: Sequence[ServedModel], 
         place = repository / served.name
         if not place.exists():
             continue
-        config = place / "config.pbtxt"
         if (place / str(options.version)).exists():
             free = 1 + max(int(path.name) for path in place.iterdir() if path.name.isdecimal())
             problems.add(served.name, f"has a version {options.version}", f"--version {free}, or --overwrite True")
-        elif not config.is_file() or config.read_text(encoding="utf-8") != config_text(served):
-            problems.add(
-                config, "differs from the new version's: all versions share one", "another --name, or --overwrite True"
-            )
+            continue
+        for file in _shared_files(scratch / served.name, options.version):
+            held = place / file
+            if not held.is_file() or held.read_bytes() != (scratch / served.name / file).read_bytes():
+                problems.add(
+                    held,
+                    "differs from the new version's: all versions share one",
+                    "another --name, or --overwrite True",
+                )
     problems.raise_if_any()
 
 
+def _shared_files(folder: Path, version: int) -> list[Path]:
+    """Of a model's folder all files but the version's: configuration, names of classes, values of the warm-up."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return [file for file in files if file.parts[0] != str(version)]
+
+
 def _move(source: Path, place: Path, options: ServingOptions) -> None:
-    if place.exists() and options.overwrite:
-        shutil.rmtree(place)
-    if place.exists():
+    """Put a model, or its version, in place by renaming; what is replaced goes to the folder of `source` first."""
+    if place.exists() and not options.overwrite:
         (source / str(options.version)).rename(place / str(options.version))
         sync_folder(place)
-    else:
+        return
+    replaced = source.with_name(f".replaced-{source.name}")
+    if place.exists():
+        place.rename(replaced)
+    try:
         source.rename(place)
-        sync_folder(place.parent)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(place)
+        raise
+    sync_folder(place.parent)
 
 
 def _name(model: Any, options: ServingOptions) -> str:

@@ -119,7 +119,10 @@ class VolumePredictor:
                 f"({', '.join(plan.channels)}). Cure: give the channels in this order"
             )
         times = [time.perf_counter()]
-        stored, _, placement = preprocess(image, geometry, plan, resample=resample_image)
+        try:
+            stored, _, placement = preprocess(image, geometry, plan, resample=resample_image)
+        except InputError as error:  # which tells the channel
+            raise InputError(f"{where}, {error}") from error
         times.append(time.perf_counter())
         shape, separate = raw_grid(placement, geometry, plan)
         labels = labels_of_slabs(self._blend.slabs(stored), placement.stored_shape, shape, separate)

@@ -12,8 +12,8 @@ import pytest
 from monai_ext.engines.fold_jobs import COMMAND_FILE, DONE_FILE, FoldConfig, FoldJob
 from monai_ext.engines.fold_process import Stop
 from monai_ext.engines.fold_ranks import Rank, RankFiles
-from monai_ext.engines.prediction_outputs import model_digest
 from monai_ext.errors import InputError
+from monai_ext.file_digest import file_sha256
 
 BASE = {
     "dataset_dir": "data",
@@ -103,7 +103,7 @@ def finished(folder: Path, arguments: dict[str, Any] | None = None) -> FoldJob:
     for case in job.cases:
         (folder / "evaluation" / f"{case}.nii.gz").write_bytes(b"x")
     (folder / "evaluation" / "metrics.json").write_text(json.dumps({"a": {}, "b": {}}))
-    (folder / "evaluation" / "summary.json").write_text(json.dumps({"model_sha256": model_digest(job.model)}))
+    (folder / "evaluation" / "summary.json").write_text(json.dumps({"model_sha256": file_sha256(job.model)}))
     return job
 
 
@@ -224,7 +224,7 @@ def test_evaluation_with_other_keys_is_missing(tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
     (evaluation / "metrics.json").write_text('{"a": {}}')
-    summary = {"model_sha256": model_digest(tmp_path / "model.pt"), "tta": True, "roi_size": []}
+    summary = {"model_sha256": file_sha256(tmp_path / "model.pt"), "tta": True, "roi_size": []}
     (evaluation / "summary.json").write_text(json.dumps(summary))
 
     def missing(**keys: Any) -> str:

@@ -24,12 +24,12 @@ from monai_ext.engines.case_share import CaseShare
 from monai_ext.engines.prediction_outputs import (
     PredictionOutputs,
     decision_beside,
-    model_digest,
     postprocessing_beside,
 )
 from monai_ext.errors import InputError
 from monai_ext.evaluation.postprocessing import Postprocessing
 from monai_ext.evaluation.segmentation_metrics import case_metrics
+from monai_ext.file_digest import file_sha256
 from monai_ext.planning.msd_plans import named_plan
 from monai_ext.preprocessing.case_preprocessing import Placement
 from rank_processes import on_ranks
@@ -136,7 +136,7 @@ def test_decision_leaves_files_and_metrics_as_they_are(tmp_path: Path, capsys: p
     summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
     expected = case_metrics(blob(True), blob(False), (2, 1, 1), PLAN.foreground_classes)
     assert summary["classes"]["Anterior"]["dice"]["mean"] == pytest.approx(expected["Anterior"]["dice"])
-    assert summary["model_sha256"] == model_digest(model)
+    assert summary["model_sha256"] == file_sha256(model)
     told = summary["postprocessing"]
     assert (told["applied"], told["decided"]) == ([], [[1, 2]])
     assert told["dice_before"]["Anterior"] == pytest.approx(expected["Anterior"]["dice"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from monai_ext.errors import InputError
+from monai_ext.export import detector
 from monai_ext.export.detection_comparison import compare_detections
 from monai_ext.export.export_command import export_model
 from monai_ext.export.manifest import read_manifest
@@ -129,8 +131,9 @@ def test_operators_and_manifest(exported: tuple[InstancePlan, Path]) -> None:
     assert [output["name"] for output in manifest["outputs"]] == [output.name for output in graph.output]
     assert all(entry["agreement"] == 1 and entry["network_latency_ms"] > 0 for entry in manifest["artefacts"])
     assert int(manifest["compared_on"].split()[0]) > 20
-    images = f"2 images of {folder.parent}" if plan.num_classes == 1 else "3 images of drawn blobs"
+    images = "2 of the given images" if plan.num_classes == 1 else "3 drawn images"
     assert manifest["compared_on"].endswith(f"detections in {images}")
+    assert str(folder.parent) not in (folder / "manifest.json").read_text()
 
 
 def test_fixed_size_and_half_precision(tmp_path: Path) -> None:
@@ -150,28 +153,32 @@ def test_fixed_size_and_half_precision(tmp_path: Path) -> None:
 
 
 def test_other_detections_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from monai_ext.export.deployed_detector import DeployedDetector
-
+    """A file that shifts boxes, and one that finds half of the objects; neither is traced, which takes seconds."""
     run = save_run(tmp_path / "run", drawn_plan())
-    forward = DeployedDetector.forward
+    detect = whole(drawn_plan())
+    monkeypatch.setattr(detector, "export_torchscript", lambda module, path, *rest: path.touch())
 
-    def shifted(self: Any, image: torch.Tensor) -> Any:
-        boxes, *others = forward(self, image)
-        return boxes + 1, *others
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DeployedDetector, "forward", shifted)
-        with pytest.raises(InputError, match=r"model\.ts: .* differ from the network's by 0\.\d+, allowed are 0\.002"):
+    def refusal(change: Callable[[Detections], Any]) -> str:
+        monkeypatch.setattr(detector, "torchscript_runner", lambda path: lambda image: change(detect(image)))
+        with pytest.raises(InputError) as caught:
             export_model(run, "torchscript", tmp_path / "out")
+        return str(caught.value)
 
-    def halved(self: Any, image: torch.Tensor) -> Any:
-        return tuple(found[::2] for found in forward(self, image))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DeployedDetector, "forward", halved)
-        with pytest.raises(InputError, match=r"model\.ts: .* 6\d\.\d % are the network's, needed are 98"):
-            export_model(run, "torchscript", tmp_path / "out")
+    shifted = refusal(lambda found: found._replace(boxes=found.boxes + 1))
+    assert re.search(r"model\.ts: .* differ from the network's by 0\.\d+, allowed are 0\.002", shifted)
+    halved = refusal(lambda found: [part[::2] for part in found])
+    assert re.search(r"model\.ts: .* 6\d\.\d % are the network's, needed are 98", halved)
     assert not (tmp_path / "out" / "manifest.json").exists()
+    monkeypatch.setattr(detector, "torchscript_runner", lambda path: detect)
+    export_model(run, "torchscript", tmp_path / "out")  # the same detections pass
+
+
+def test_a_comparison_of_nothing_is_none(tmp_path: Path) -> None:
+    """Two detectors that find nothing are equal, whatever else they do."""
+    run = save_run(tmp_path / "run", drawn_plan(score_threshold=1.0))
+    with pytest.raises(InputError, match=r"finds nothing in the 3 images .* Cure: --images"):
+        export_model(run, "torchscript", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_refusals(tmp_path: Path) -> None:

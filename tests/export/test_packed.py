@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import stat
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,45 +19,13 @@ from monai.bundle import load, load_bundle_config, verify_metadata, verify_net_i
 
 from forked_command import typed_run
 from monai_ext.errors import InputError
-from monai_ext.export import packed_archive
 from monai_ext.export.export_command import export_model
 from monai_ext.export.packed_archive import unpack_zip, write_zip
 from monai_ext.export.packed_check import verify_packed
 from monai_ext.export.trained_model import open_model
-from packed_models import MODELS, save_model
+from packed_models import MODELS, refusal
 
 SCHEMA = Path(__file__).parents[1] / "bundles" / "metadata_schema.json"
-
-
-class _Places(dict[str, Path]):
-    """Run folders, made when they are first asked for: processes of a suite share the tests of this file."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def __missing__(self, bundle: str) -> Path:
-        self[bundle] = save_model(bundle, self.root / bundle)
-        export_model(self[bundle], "packed")
-        return self[bundle]
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Run folder of a small model of every bundle, packed into `export`."""
-    return _Places(tmp_path_factory.mktemp("packed"))
-
-
-@pytest.fixture
-def zip_file(places: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy of the packed nnU-Net."""
-    return Path(shutil.copy(places["nnunet"] / "export" / "nnunet.zip", tmp_path / "nnunet.zip"))
-
-
-def refusal(path: Path, **options: Any) -> str:
-    """What `verify` says, of which there must be one error."""
-    with pytest.raises(InputError) as caught:
-        verify_packed(path, say=lambda _: None, **options)
-    return str(caught.value)
 
 
 def repacked(path: Path, change: Callable[[Path], object], hashes: bool = False) -> Path:
@@ -279,81 +244,3 @@ def test_lost_list_and_plan_of_another_network(zip_file: Path, places: dict[str,
         (folder / "models" / "plan.json").write_text(json.dumps(plan))
 
     assert "do not fit the network of the plan" in refusal(repacked(zip_file, other_plan, hashes=True))
-
-
-def entry(name: str, content: bytes = b"a", mode: int = stat.S_IFREG | 0o644) -> Callable[[zipfile.ZipFile], None]:
-    """A function that adds an entry to a zip."""
-
-    def add(archive: zipfile.ZipFile) -> None:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = mode << 16
-        archive.writestr(info, content)
-
-    return add
-
-
-@pytest.mark.parametrize(
-    ("add", "message"),
-    [
-        (entry("nnunet/../../evil.txt"), "leaves the folder"),
-        (entry("/tmp/evil.txt"), "leaves the folder"),
-        (entry("nnunet\\..\\evil.txt"), "leaves the folder"),
-        (entry("C:/evil.txt"), "leaves the folder"),
-        (entry("nnunet/.hidden"), "is no plain name"),
-        (entry("nnunet/a\nb"), "is no plain name"),
-        (entry("nnunet//a"), "is no plain name"),
-        (entry("nnunet/link", b"/etc/passwd", stat.S_IFLNK | 0o777), "is a link"),
-        (entry("nnunet/license"), "is there twice"),
-        (entry("other/a"), "does not hold one folder"),
-        (entry("a"), "does not hold one folder"),
-    ],
-)
-def test_entries_that_are_not_unpacked(
-    zip_file: Path, add: Callable[[zipfile.ZipFile], None], message: str, tmp_path: Path
-) -> None:
-    with zipfile.ZipFile(zip_file, "a") as archive:
-        add(archive)
-    said = refusal(zip_file)
-    assert message in said
-    assert "1 problem\n" in said
-    with pytest.raises(InputError):
-        unpack_zip(zip_file, tmp_path / "deep" / "er")
-    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["nnunet.zip"]
-
-
-def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number in range(3):
-            archive.writestr(f"bomb/{number}", bytes(2**20))
-    assert path.stat().st_size < 5000  # a thousandth
-    monkeypatch.setattr(packed_archive, "ALWAYS_ALLOWED", 2**20)
-    assert f"would grow to {3 * 2**20}, more than 100 times as many" in refusal(path)
-    # one that lies about its size: never more than it claims is written
-    content = path.read_bytes().replace((2**20).to_bytes(4, "little"), (100).to_bytes(4, "little"))
-    path.write_bytes(content)
-    assert "damaged" in refusal(path)
-    monkeypatch.setattr(packed_archive, "MOST_ENTRIES", 2)
-    assert "has 3 entries, a packed bundle at most 2" in refusal(path)
-
-
-def test_damaged_zips(zip_file: Path) -> None:
-    """Whatever is damaged, one error says so: bits flipped, ends cut off, other files."""
-    content = zip_file.read_bytes()
-    random = np.random.default_rng(0)
-    with zipfile.ZipFile(zip_file) as archive:
-        first = archive.getinfo("nnunet/models/model.pt").header_offset + 1000
-    damages = [*random.integers(0, len(content), 12), *range(len(content) - 22, len(content), 4)]
-    for position in [first, *damages]:
-        damaged = bytearray(content)
-        damaged[position] ^= 0x55
-        zip_file.write_bytes(damaged)
-        # some bytes say nothing that counts, such as the date of an entry; no other error may come
-        with pytest.raises(InputError, match="Cure: ") if position == first else contextlib.suppress(InputError):
-            verify_packed(zip_file, run=False, say=lambda _: None)
-    for cut in (0, 10, len(content) // 2, len(content) - 1):
-        zip_file.write_bytes(content[:cut])
-        assert "is no zip, cut off or damaged" in refusal(zip_file)
-    with zipfile.ZipFile(zip_file, "w", zipfile.ZIP_LZMA) as archive:
-        archive.writestr("nnunet/packed.json", b"{}")
-    assert "is packed by method 14" in refusal(zip_file)

@@ -85,7 +85,7 @@ def test_refusals(run: Path, tmp_path: Path) -> None:
         export_model(run, "onnx", tmp_path / "out", quantize="int4", output="labels")
     with pytest.raises(InputError, match=r"--quantize int8: has no images for the ranges.*Cure: --images"):
         export_model(run, "onnx", tmp_path / "out", quantize="int8")
-    with pytest.raises(InputError, match=r"(?s)--precision bfloat16: is for TorchScript alone"):
+    with pytest.raises(InputError, match=r"(?s)--precision bfloat16: has no ONNX"):
         export_model(run, "onnx", tmp_path / "out", precision="bfloat16")
     with pytest.raises(InputError, match="--dynamic: no option of the export of se_resnext101"):
         export_model(run, "onnx", tmp_path / "out", dynamic=True)

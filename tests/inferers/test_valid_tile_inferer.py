@@ -10,7 +10,7 @@ from monai_ext.errors import InputError
 from monai_ext.inferers.right_angle_inferer import RightAngleInferer
 from monai_ext.inferers.slice_inferer import slice_inferer
 from monai_ext.inferers.valid_tile_inferer import LARGEST, ValidTileInferer
-from monai_ext.inferers.windows import window_positions
+from monai_ext.inferers.window_positions import window_positions
 from monai_ext.networks.valid_unet import ValidUNet
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.planning.valid_sizes import border, smallest_input_size

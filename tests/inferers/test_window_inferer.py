@@ -18,7 +18,8 @@ from monai_ext.inferers.memory_fallback import MemoryFallback
 from monai_ext.inferers.slab_argmax import SlabArgmax
 from monai_ext.inferers.window_grid import WindowCopy, WindowGrid
 from monai_ext.inferers.window_inferer import WindowInferer
-from monai_ext.inferers.windows import gaussian_weights, window_positions
+from monai_ext.inferers.window_positions import window_positions
+from monai_ext.inferers.windows import gaussian_weights
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 

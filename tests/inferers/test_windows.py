@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monai_ext.errors import InputError
+from monai_ext.inferers.window_positions import window_positions
 from monai_ext.inferers.windows import (
     constant_weights,
     gaussian_axis,
     gaussian_weights,
     shared_weights,
-    window_positions,
 )
 
 

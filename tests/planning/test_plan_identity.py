@@ -107,3 +107,12 @@ def test_notes_of_strangers(tmp_path: Path) -> None:
     note_plan({}, BUNDLES / "unet_em" / "configs" / "default_plan.json")
     save_tensors(tmp_path / "odd.pt", {"a": torch.zeros(1)})
     assert noted_plan(load_tensors(tmp_path / "odd.pt", "")) == ""
+
+
+@pytest.mark.parametrize("field", ["intensity", "normalization", "spacing", "axes", "patch_size", "labels", "channels"])
+def test_what_a_scan_is_prepared_by_changes_the_digest(field: str) -> None:
+    """Of these, most leave the shapes of the weights as they are."""
+    plan = plan_type("nnunet").load(BUNDLES / "nnunet" / "configs" / "default_plan.json")
+    value = getattr(plan, field)
+    other = {**value, "other": 99} if isinstance(value, dict) else (*value[:-1], "other")
+    assert plan_digest(replace(plan, **{field: other})) != plan_digest(plan)

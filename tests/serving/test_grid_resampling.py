@@ -18,6 +18,9 @@ GRIDS = [
     ((40, 6, 18), (33, 11, 18), 1),
     ((1, 12, 9), (3, 5, 18), None),
     ((90, 8, 8), (140, 8, 8), None),  # more rows than one block of weights
+    # fewer rows on the way back: whole slabs are read by no output
+    ((100, 9, 8), (20, 7, 12), 0),
+    ((90, 8, 8), (13, 8, 8), None),
 ]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from monai_ext.errors import InputError
-from monai_ext.serving.predict_command import predict_volumes, seconds_since_start
+from monai_ext.serving.predict_command import predict, predict_volumes, seconds_since_start
 from monai_ext.serving.volume_predictor import VolumePredictor
 from small_segmenter import flat_plan
 
@@ -68,8 +68,12 @@ def test_pictures_become_png(make_run: MakeRun, export: Export, tmp_path: Path) 
 def test_unreadable_cases_do_not_cost_the_others(exported: Path, tmp_path: Path) -> None:
     write_scan(tmp_path / "in" / "good.nii.gz")
     (tmp_path / "in" / "bad.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    with pytest.raises(InputError, match=r"1 cases could not be read, all others are done:\n  - .*bad\.nii\.gz"):
+    holes = np.full((18, 20, 12), np.nan, np.float32)
+    nibabel.save(nibabel.Nifti1Image(holes, np.eye(4)), tmp_path / "in" / "holes.nii.gz")
+    with pytest.raises(InputError, match=r"2 of 3 cases could not be predicted, all others are done:") as told:
         predict_volumes(exported, tmp_path / "in", tmp_path / "out")
+    assert re.search(r"\n  - .*bad\.nii\.gz", str(told.value))
+    assert "holes.nii.gz, channel 0: 4320 voxels are NaN or infinite" in str(told.value)
     assert (tmp_path / "out" / "good.nii.gz").is_file()
 
 
@@ -81,8 +85,17 @@ def test_refusals(exported: Path, tmp_path: Path) -> None:
         predict_volumes(exported, scan, tmp_path / "out", colour="red")
     with pytest.raises(InputError, match="--tta 2: is neither True nor False"):
         predict_volumes(exported, scan, tmp_path / "out", tta=2)
-    with pytest.raises(InputError, match="--threads many: is no number"):
-        predict_volumes(exported, scan, tmp_path / "out", threads="many")
+    for threads in ("many", 2.5):
+        with pytest.raises(InputError, match=f"--threads {threads}: is no whole number"):
+            predict_volumes(exported, scan, tmp_path / "out", threads=threads)
+    # "$SCAN" of a shell that does not know it; as a path it is the folder of the shell
+    for places, name in (
+        (("", scan, "out"), "model"),
+        ((exported, "", "out"), "input"),
+        ((exported, scan, ""), "output"),
+    ):
+        with pytest.raises(InputError, match=f"--{name}: is empty. Cure: name a folder"):
+            predict(*places)
     with pytest.raises(InputError, match="nowhere: does not exist"):
         predict_volumes(exported, tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()

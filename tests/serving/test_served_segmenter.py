@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from monai_ext.errors import InputError
-from monai_ext.export.manifest import file_sha256
+from monai_ext.file_digest import file_sha256
 from monai_ext.serving.onnx_session import open_session
 from monai_ext.serving.served_segmenter import export_folder, open_segmenter
 
@@ -110,8 +111,9 @@ def test_folders(exported: Path, tmp_path: Path) -> None:
 def test_providers(exported: Path) -> None:
     with pytest.raises(InputError, match=r"--providers npu: is not known. Cure: one of cpu, cuda, tensorrt"):
         open_segmenter(exported, providers="npu")
-    with pytest.raises(InputError, match="--threads -1: must not be negative"):
-        open_segmenter(exported, threads=-1)
+    for threads in (-1, 100_000):
+        with pytest.raises(InputError, match=f"threads {threads}: must be from 0 to 1024"):
+            open_segmenter(exported, threads=threads)
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -141,3 +143,17 @@ def test_runtime_that_is_not_installed(exported: Path, monkeypatch: pytest.Monke
         InputError, match=r"needs onnxruntime, which is not installed .* pip install 'monai-ext\[onnx\]'"
     ):
         open_segmenter(exported)
+
+
+def test_scores_that_are_not_finite_and_a_runtime_that_fails(exported: Path) -> None:
+    """float16 overflows on unusual grey values: every comparison with NaN is false, all would become background."""
+    served = open_segmenter(exported)
+    windows = np.zeros((1, *served.window), np.float32)
+    assert np.isfinite(served(windows)).all()
+    windows[0, 0, 1, 1, 1] = np.inf
+    with pytest.raises(InputError, match=r"model\.onnx: gives scores that are NaN or infinite in float32.*--precision"):
+        served(windows)
+    with pytest.raises(InputError, match=r"model\.onnx: onnxruntime failed on windows \[1, 1\] \(.*Cure: more memory"):
+        served(windows[:, :, 0, 0, 0])
+    with pytest.raises(InputError, match=r"--precision 16: .* lists float32\. Cure: one of these$"):
+        open_segmenter(exported, precision="16")

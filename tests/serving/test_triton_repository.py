@@ -6,10 +6,12 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,6 @@ from monai_ext.networks.valid_unet import network_from_em_plan
 from monai_ext.planning.em_plan import EmPlan
 from monai_ext.serving.serving_options import ServingOptions
 from monai_ext.serving.slice_predictor import SlicePredictor
-from monai_ext.serving.triton_config import Batching
 from monai_ext.serving.triton_repository import write_repository
 from monai_ext.serving.volume_predictor import VolumePredictor
 from python_backend import answers, started
@@ -216,28 +217,11 @@ def test_serving_loads_no_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_versions(run: Path, tmp_path: Path) -> None:
-    model = open_model(run)
-    options: dict[str, Any] = {"name": "a", "backends": ("torchscript",), "outputs": ("labels",), "pipeline": False}
-    (folder,) = write_repository(model, tmp_path, ServingOptions(**options))
-    first = (folder / "1" / "model.pt").stat().st_mtime_ns
-    with pytest.raises(InputError, match=r"has a version 1\. Cure: --version 2, or --overwrite True"):
-        write_repository(model, tmp_path, ServingOptions(**options))
-    write_repository(model, tmp_path, ServingOptions(**options, version=2))
-    assert (folder / "1" / "model.pt").stat().st_mtime_ns == first
-    assert (folder / "2" / "model.pt").is_file()
-    with pytest.raises(InputError, match=r"config\.pbtxt: differs from the new version's"):
-        write_repository(model, tmp_path, ServingOptions(**options, version=3, batching=Batching(8)))
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name}
-    assert not (folder / "3").exists()
-    write_repository(model, tmp_path, ServingOptions(**options, overwrite=True, batching=Batching(8)))
-    assert {path.name for path in folder.iterdir()} == {"1", "config.pbtxt"}
-    assert config_of(folder).max_batch_size == 8
-
-
 def test_eight_bits(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"name": "a", "backends": "onnx", "outputs": "probabilities", "max_batch_size": 1}
-    Commands().serve_repository(str(run), str(tmp_path / "repository"), **options, quantize="int8")
+    scan = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(100, 20, (24, 20, 12)), np.eye(4)), scan)
+    Commands().serve_repository(str(run), str(tmp_path / "repository"), **options, quantize="int8", images=str(scan))
     network, volume = tmp_path / "repository" / "a_onnx_probabilities", tmp_path / "repository" / "a_volume"
     file = onnx.load(network / "1" / "model.onnx")
     assert {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in file.graph.node}
@@ -296,30 +280,11 @@ def test_classifier_takes_stored_images_and_names_its_classes(tmp_path: Path) ->
     assert list(config.input[0].dims) == [3, 40, 32]
     assert (config.output[0].name, list(config.output[0].dims)) == ("probabilities", [3])
     assert (folder / config.output[0].label_filename).read_text() == "disc\nsquare\nstripe\n"
+    # the names of classes are of all versions too, and their number alone is in the configuration
+    plan = replace(plan, classes=("square", "disc", "stripe"))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    with pytest.raises(InputError, match=r"classes\.txt: differs from the new version's: all versions share one"):
+        write_repository(open_model(tmp_path), tmp_path / "repository", ServingOptions(backends=("onnx",), version=2))
     session = ort.InferenceSession(str(folder / "1" / "model.onnx"))
     (result,) = session.run(["probabilities"], {"image": drawn_images(plan, 2).numpy()})
     np.testing.assert_allclose(result.sum(1), 1, atol=1e-5)
-
-
-def test_everything_that_cannot_be_is_said_at_once(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    model = SimpleNamespace(bundle="mask_rcnn", ckpt_path="model.pt")
-    options = ServingOptions("a/b", ("onnx", "keras"), ("boxes",), True, 0, Batching(2, (4,), -1), 0, "tpu", -1, False)
-    with pytest.raises(InputError) as caught:
-        write_repository(model, tmp_path / "file", options)
-    for part in (
-        "bundle mask_rcnn", "is a file", "--name a/b", "--backends keras", "--outputs boxes", "--device tpu",
-        "--version 0", "--instances 0", "--threads -1", "--queue_delay_us -1", "--preferred 4",
-    ):  # fmt: skip
-        assert part in str(caught.value), part
-
-
-def test_failed_export_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="differs from the network"):
-        write_repository(open_model(run), tmp_path / "a", ServingOptions(), precision="float16", tolerance=1e-9)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match=r"--speed.*: unknown"):
-        write_repository(open_model(run), tmp_path / "a", ServingOptions(), speed=3)
-    with pytest.raises(InputError, match="leave nothing to serve"):
-        write_repository(open_model(run), tmp_path / "a", ServingOptions(outputs=()))
-    assert list(tmp_path.iterdir()) == []

@@ -112,8 +112,8 @@ def test_label_maps_of_a_file_with_label_output(make_run: MakeRun, export: Expor
 
 def test_8_bit_file_by_name(make_run: MakeRun, export: Export, tmp_path: Path) -> None:
     run = make_run(small_plan())
-    folder = export(run, quantize="int8")
     scan = write_scan(tmp_path / "scan.nii.gz", (18, 25, 14), (1.0, 1.0, 1.0))
+    folder = export(run, quantize="int8", images=scan)
     assert VolumePredictor(folder).model.precision == "float32"
     integer = VolumePredictor(folder, precision="int8")
     assert integer.model.file.name == "model_int8.onnx"

@@ -74,6 +74,20 @@ def test_windows_of_one_value_are_predicted_once() -> None:
     np.testing.assert_allclose(found, expected[0].numpy(), rtol=1e-5, atol=1e-5)
 
 
+def test_another_value_is_another_window() -> None:
+    """Neither is a window answered with the scores of another value, nor are many values remembered."""
+    values = np.array([[0, 1.5, 1.5, 0], [0, 0, 0, 0]], np.float32)  # of each window, per channel
+    volume = np.broadcast_to(np.repeat(values, 4, 1)[:, :, None, None], (2, 16, 8, 8))
+    network = Network()
+    found = blended(np.ascontiguousarray(volume), WindowBlend(network, (4, 8, 8), 1, overlap=0.0))
+    assert len(network.calls) == 3
+    with torch.no_grad():
+        expected = WindowInferer((4, 8, 8), 1, overlap=0.0, skip_even=False)(
+            torch.from_numpy(volume.copy())[None], lambda x: torch.from_numpy(Network()(x.numpy()))
+        )
+    np.testing.assert_allclose(found, expected[0].numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_slices_share_calls() -> None:
     network = Network()
     blended(np.random.default_rng(0).normal(size=(1, 7, 8, 8)).astype(np.float32), WindowBlend(network, (8, 8), 4))
