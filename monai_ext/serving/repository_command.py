@@ -8,6 +8,7 @@ from typing import Any
 from monai_ext.serving.serving_options import ServingOptions
 from monai_ext.serving.triton_config import Batching
 from monai_ext.serving.triton_repository import write_repository
+from monai_ext.serving.triton_server import unfit_path
 
 
 def serve_repository(
@@ -56,6 +57,8 @@ def serve_repository(
     )
     for folder in write_repository(open_model(place), output_dir, options, **export):
         print(f"{folder.name}: version {version}")
+    if problem := unfit_path(Path(output_dir).resolve()):
+        print(f"note: {problem}")
     print(f"tritonserver --model-repository {Path(output_dir).resolve()} --http-address 127.0.0.1 --allow-grpc=false")
 
 

@@ -41,6 +41,17 @@ def find_tritonserver() -> Path | None:
     return Path(found).resolve() if found else None
 
 
+def unfit_path(repository: Path) -> str:
+    """What is wrong with the path of a repository, whose parts Triton hands to its Python backend; empty if nothing."""
+    path = str(repository)
+    if path.isascii() and not any(letter.isspace() for letter in path):
+        return ""
+    return (
+        f"{repository}: Triton's Python backend cannot load models from a path with blanks or letters beyond ASCII. "
+        "Cure: move the repository, or mount it under another name"
+    )
+
+
 class LocalTritonServer:
     """A running server; used in a `with` statement, which ends it.
 
@@ -54,7 +65,8 @@ class LocalTritonServer:
         address: `host:port` of its HTTP service, while it runs.
 
     Raises:
-        InputError: on entering: no program, or it does not get ready; with what its log says.
+        InputError: no program; a path that the Python backend cannot take; on entering, the server does not get ready,
+            with what its log says.
     """
 
     def __init__(
@@ -68,6 +80,8 @@ class LocalTritonServer:
         found = find_tritonserver() if program is None else Path(program)
         if found is None:
             raise InputError(f"no tritonserver on the path. Cure: set {VARIABLE} to the program")
+        if problem := unfit_path(self.repository):
+            raise InputError(problem)
         self.program = found
         self.start_s = start_s
         self.arguments = arguments

@@ -44,6 +44,15 @@ def test_without_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         LocalTritonServer(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["two words", "dépôt"])
+def test_paths_that_the_server_cannot_take(name: str, tmp_path: Path) -> None:
+    """Its Python backend ends, or the server waits for it for ever."""
+    program = tmp_path / "tritonserver"
+    program.touch()
+    with pytest.raises(InputError, match=rf"{name}: Triton's Python backend cannot load.*Cure: move"):
+        LocalTritonServer(tmp_path / name, program)
+
+
 def test_a_program_that_ends_says_why(tmp_path: Path) -> None:
     program = tmp_path / "bin" / "tritonserver"
     program.parent.mkdir()
