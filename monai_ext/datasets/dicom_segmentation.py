@@ -121,7 +121,7 @@ def write_segmentation(
                 device_serial_number=__version__,
                 content_label="SEGMENTATION",
                 content_description="Automatic segmentation, not reviewed",
-                series_description=f"Segmentation of {source.get('SeriesDescription') or 'series'}"[:LABEL_LENGTH],
+                series_description=_text(f"Segmentation of {source.get('SeriesDescription') or 'series'}"),
                 pixel_measures=measures,
                 omit_empty_frames=len(names) > 1 and bool(frames.any()),
             )
@@ -143,12 +143,17 @@ def _slices(labels: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.ascontiguousarray(stored.reshape(volume_shape(geometry.file_shape)).transpose(2, 1, 0))
 
 
+def _text(words: str) -> str:
+    """As one value of DICOM: a backslash would part it into two."""
+    return words.replace("\\", "/")[:LABEL_LENGTH]
+
+
 def _description(number: int, name: str, code: SegmentCode, algorithm: str) -> Any:
     highdicom = dicom_package("highdicom")
     families = dicom_package("pydicom.sr.codedict").codes.cid7162
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:LABEL_LENGTH],
+        segment_label=_text(name),
         segmented_property_category=highdicom.sr.CodedConcept(*code.category),
         segmented_property_type=highdicom.sr.CodedConcept(*code.type),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -15,9 +15,10 @@ from monai_ext.datasets.geometry import Geometry, volume_shape
 from monai_ext.errors import InputError, Problems
 
 # what the slices of one series share and a segmentation copies from them
-SHARED = ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+SHARED = ("PatientID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
-GEOMETRIC = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+GEOMETRIC = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # how many numbers each has
+NUMBERS = ("SeriesNumber", "SliceThickness")  # that may be missing
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts x to the left and y to the back
 PLACE_TOLERANCE = 0.02  # of the largest spacing: positions are decimal strings, and series are accepted up to 1 %
 AXIS_TOLERANCE = 1e-3  # of a direction cosine: some scanners write three digits; gantries tilt at least ten times that
@@ -66,6 +67,10 @@ def read_headers(folder: str | Path) -> list[Any]:
         if len(found) > 1:
             listed = ", ".join(found[:MOST_NAMED])
             problems.add(name, f"must be the same in all files, found {listed}", "one folder for each series")
+    uids = [str(header.SOPInstanceUID) for header in headers]
+    if len(set(uids)) < len(uids):
+        twice = next(uid for uid in uids if uids.count(uid) > 1)
+        problems.add("SOPInstanceUID", f"{twice} stands in several files", "remove copies")
     _name_few(problems)
     return headers
 
@@ -102,8 +107,26 @@ def _defects(header: Any) -> str:
     missing = [name for name in NEEDED if header.get(name) in (None, "")]
     if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:
         return f"holds several frames ({header.get('NumberOfFrames')}), only series of one slice a file are supported"
-    missing += [name for name in GEOMETRIC if header.get(name) in (None, "") or len(header.get(name)) < 2]
-    return f"lacks {', '.join(missing)}" if missing else ""
+    missing += [name for name in GEOMETRIC if header.get(name) in (None, "")]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    wrong = [name for name, count in GEOMETRIC.items() if len(_numbers(header.get(name))) != count]
+    wrong += [name for name in NUMBERS if header.get(name) not in (None, "") and len(_numbers(header.get(name))) != 1]
+    if not wrong and min(_numbers(header.PixelSpacing)) <= 0:
+        wrong = ["PixelSpacing"]
+    if not wrong and np.linalg.norm(np.cross(*np.reshape(_numbers(header.ImageOrientationPatient), (2, 3)))) < 0.5:
+        wrong = ["ImageOrientationPatient"]  # rows along columns
+    return "; ".join(f"{name} is {header.get(name)}, which makes no sense" for name in wrong)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Finite numbers of an element of one or several; none if one of them is not."""
+    values = [value] if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__") else list(value)
+    try:
+        numbers = [float(v) for v in values]
+    except (TypeError, ValueError):
+        return []
+    return numbers if np.isfinite(numbers).all() else []
 
 
 def slices_in_order(headers: Sequence[Any], geometry: Geometry, subject: str = "series") -> list[Any]:

@@ -9,10 +9,12 @@ from monai_ext.model_card.run_files import RunFiles
 
 RESEARCH = "For research. Not a medical device: results on patients need validation on the user's own data."
 
+NAMES = "Tables and pictures name cases as the dataset does: look through them before the card is given away."
+
 
 def limits_section(run: RunFiles) -> str:
     """What the scores do not show, and what the model takes and does not take."""
-    lines = [RESEARCH, *_scope(run), *_split(run), *_of_scores(run), *_input(run)]
+    lines = [RESEARCH, *_scope(run), *_split(run), *_of_scores(run), *_input(run), NAMES]
     return section("Limitations", "\n".join(f"- {line}" for line in lines))
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -72,6 +73,10 @@ def circumstances(device: object = "cpu") -> dict[str, Any]:
     }
 
 
+# the last part of a path that begins at the root, also within a list: folders above it may name people and servers
+_ELSEWHERE = re.compile(r"(?:(?<=^)|(?<=['\"=\[,(\s]))(?:[A-Za-z]:)?[/\\](?:[^/\\'\",\]]+[/\\])+([^/\\'\",\]]+)")
+
+
 def typed_command() -> str:
     """The command that started this process, as it is typed; empty where the bundle runs in another program."""
     from monai_ext.engines.workflow import from_command_line
@@ -83,12 +88,12 @@ def typed_command() -> str:
 
 
 def _short(word: str) -> str:
-    """Without the working folder and the person's home in paths: the card is made to be given away."""
-    places = ((f"{Path.cwd()}{os.sep}", ""), (f"{Path.home()}{os.sep}", f"~{os.sep}"))
-    for place, short in places:
-        if len(place) > len(os.sep):
-            word = word.replace(place, short)
-    return word
+    """Without the working folder, the person's home and folders of other places: the card is made to be given away."""
+    for place, inside, itself in ((Path.cwd(), "", "."), (Path.home(), f"~{os.sep}", "~")):
+        if place != Path(place.anchor):
+            word = word.replace(f"{place}{os.sep}", inside)
+            word = itself if word == str(place) else word
+    return _ELSEWHERE.sub(r".../\1", word)
 
 
 def _quoted(word: str) -> str:

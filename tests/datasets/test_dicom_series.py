@@ -113,6 +113,12 @@ def test_a_volume_of_another_series_is_refused(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": None, "PixelSpacing": None}, "lacks ImageOrientationPatient, PixelSpacing"),
         ({"SOPClassUID": None}, "lacks SOPClassUID"),
         ({"NumberOfFrames": 3}, r"holds several frames \(3\)"),
+        ({"ImagePositionPatient": [1, 2]}, "ImagePositionPatient is .*makes no sense"),
+        ({"ImageOrientationPatient": [1, 0, 0]}, "ImageOrientationPatient is .*makes no sense"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "ImageOrientationPatient is .*makes no sense"),
+        ({"PixelSpacing": [0, 1]}, "PixelSpacing is .*makes no sense"),
+        ({"PixelSpacing": [float("nan"), 1]}, "PixelSpacing is .*makes no sense"),
+        ({"SliceThickness": [1, 2]}, "SliceThickness is .*makes no sense"),
     ],
 )
 def test_headers_that_tell_too_little_are_refused_once(tmp_path: Path, elements: dict[str, Any], expected: str) -> None:
@@ -136,6 +142,19 @@ def test_several_series_and_no_series_are_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "empty", tmp_path / "empty" / "notes.txt"):
         with pytest.raises(InputError, match="is no folder with a DICOM series"):
             read_headers(folder)
+
+
+def test_a_file_twice_and_two_patients_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", VOXELS, AFFINE)
+    (tmp_path / "s" / "copy.dcm").write_bytes((tmp_path / "s" / "IM0001.dcm").read_bytes())
+    with pytest.raises(InputError, match=r"SOPInstanceUID: .* stands in several files\. Cure: remove copies"):
+        read_headers(tmp_path / "s")
+    (tmp_path / "s" / "copy.dcm").unlink()
+    other = pydicom.dcmread(tmp_path / "s" / "IM0002.dcm")
+    other.PatientID = "P-18"
+    other.save_as(tmp_path / "s" / "IM0002.dcm")
+    with pytest.raises(InputError, match="PatientID: must be the same in all files, found P-17, P-18"):
+        read_headers(tmp_path / "s")
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

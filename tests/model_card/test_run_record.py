@@ -50,12 +50,14 @@ def test_the_command_without_the_places_of_this_machine(tmp_path: Path, monkeypa
     words = [
         "/usr/bin/python", "-u", "-m", "monai.bundle", "run", "training", "--config_file",
         f"['{tmp_path}/work/b/train.json','{tmp_path}/work/b/x.json']", "--dataset_dir", f"{tmp_path}/my data", "--x",
-        "$1",
+        "$1", "--a", f"{tmp_path}", "--b", f"{tmp_path}/work", "--c", "/mnt/nas/Müller/scan 1",
+        "--d", "['/a/b/c.json','1/2']",
+        "--rate", "1/3",
     ]  # fmt: skip
     monkeypatch.setattr(run_record.sys, "orig_argv", words)
     expected = (
         "python -m monai.bundle run training --config_file \"['b/train.json','b/x.json']\" "
-        "--dataset_dir '~/my data' --x '$1'"
+        "--dataset_dir '~/my data' --x '$1' --a '~' --b . --c '.../scan 1' --d \"['.../c.json','1/2']\" --rate 1/3"
     )
     assert typed_command() == expected
     monkeypatch.setattr(run_record.sys, "orig_argv", ["/usr/bin/python", "train.py"])
