@@ -48,4 +48,5 @@ def ranks_run(cwd: Path, ranks: int, run_id: str, *configs: str, bundle: Path, *
 
 def names(folder: Path) -> list[str]:
     """Files below a folder, with what differs between any two runs left out of their names."""
-    return sorted(re.sub(r"tfevents.*", "tfevents", str(path.relative_to(folder))) for path in folder.rglob("*"))
+    paths = (path for path in folder.rglob("*") if path.name != ".run.lock")
+    return sorted(re.sub(r"tfevents.*", "tfevents", str(path.relative_to(folder))) for path in paths)
