@@ -139,6 +139,8 @@ def run_serving_images(run: str, images: str, config_file: str, count: int, comm
         measured_device,
     )
 
+    if not Path(config_file).is_file():
+        raise InputError(f"{config_file}: not found. Cure: start at the root of the project, or --config_file")
     row = compare_with_commands(run, images, config_file, count, command_runs)
     row |= {
         "device": measured_device("cpu"),
