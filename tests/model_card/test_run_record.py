@@ -43,14 +43,14 @@ def test_circumstances_of_this_process() -> None:
 
 
 def test_the_command_without_the_places_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("monai_ext.engines.workflow.from_command_line", lambda: True)
     words = [
         "/usr/bin/python", "-u", "-m", "monai.bundle", "run", "training", "--config_file",
-        f"['{tmp_path}/work/b/train.json','{tmp_path}/work/b/x.json']", "--dataset_dir", f"{tmp_path}/my data", "--x",
-        "$1", "--a", f"{tmp_path}", "--b", f"{tmp_path}/work", "--c", "/mnt/nas/Müller/scan 1",
+        f"['{tmp_path}/here/b/train.json','{tmp_path}/here/b/x.json']", "--dataset_dir", f"{tmp_path}/my data", "--x",
+        "$1", "--a", f"{tmp_path}", "--b", f"{tmp_path}/here", "--c", "/mnt/nas/Müller/scan 1",
         "--d", "['/a/b/c.json','1/2']",
         "--rate", "1/3",
     ]  # fmt: skip
