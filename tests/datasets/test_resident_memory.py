@@ -130,10 +130,7 @@ def _decoded(path: Path) -> object:
 class _Heap(ctypes.Structure):
     """What glibc's `mallinfo2` tells."""
 
-    _fields_ = tuple((f"field{number}", ctypes.c_size_t) for number in range(8)) + (
-        ("free", ctypes.c_size_t),
-        ("top", ctypes.c_size_t),
-    )
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (*"abcdefgh", "free", "top"))
 
 
 def _free_heap() -> int:
